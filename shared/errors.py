@@ -1,0 +1,102 @@
+"""One tree of errors. The class docstring is the message, `code` is what clients match on."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class MiniVaultError(Exception):
+    """Something went wrong inside MiniVault."""
+
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(self, detail: str | None = None) -> None:
+        """`detail` replaces the class's general message with what happened this time."""
+        super().__init__(detail or (type(self).__doc__ or "").strip())
+
+    @property
+    def detail(self) -> str:
+        return str(self)
+
+
+class SettingsError(MiniVaultError):
+    """A setting is unknown or has a value that can't be used."""
+
+    code = "bad_settings"
+
+
+class DataDirError(MiniVaultError):
+    """The data folder can't be used."""
+
+    code = "data_dir_unusable"
+
+
+class CatalogError(MiniVaultError):
+    """The model catalog can't be read."""
+
+    code = "bad_catalog"
+
+
+class StackError(MiniVaultError):
+    """A process of the stack can't be started."""
+
+    code = "stack_failed"
+
+
+class RedisUnavailableError(MiniVaultError):
+    """Redis can't be reached."""
+
+    code = "redis_unavailable"
+
+
+class StoreError(MiniVaultError):
+    """The interactions database can't be used."""
+
+    code = "store_unavailable"
+
+
+class DecodeError(MiniVaultError):
+    """Bytes from Redis are not a job or event of this version."""
+
+    code = "undecodable"
+
+
+class UnknownModelError(MiniVaultError):
+    """The catalog has no model of that name."""
+
+    code = "unknown_model"
+
+
+class ModelUnavailableError(MiniVaultError):
+    """The model can't be loaded."""
+
+    code = "model_unavailable"
+
+
+class PromptTooLongError(MiniVaultError):
+    """The prompt has more tokens than this service accepts."""
+
+    code = "prompt_too_long"
+
+
+class GenerationError(MiniVaultError):
+    """Generation failed; the worker's log has the reason under the job's id."""
+
+    code = "generation_failed"
+
+
+class JobNotFoundError(MiniVaultError):
+    """No such job: its id is wrong, or its events have expired."""
+
+    code = "job_not_found"
+
+
+class RateLimitedError(MiniVaultError):
+    """Too many requests."""
+
+    code = "rate_limited"
+
+    def __init__(self, detail: str, *, retry_after: int) -> None:
+        """`retry_after` is in whole seconds, at least 1."""
+        super().__init__(detail)
+        self.retry_after = retry_after

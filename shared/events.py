@@ -1,0 +1,143 @@
+"""What happens to a job, as a versioned union discriminated by `type`.
+
+An event's `seq` is its place in the job's log: 1, 2, 3, ... without gaps. It is also the
+Redis stream id (`7` is `7-0`), the SSE `id:` and what `Last-Event-ID` names.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final, TypeAlias
+
+import msgspec
+
+from shared.errors import DecodeError
+
+VERSION: Final = 1
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"
+    """The model ended its answer, or a stop string was met."""
+    LENGTH = "length"
+    """`max_tokens` were generated, or the context is full."""
+    CANCELLED = "cancelled"
+    ERROR = "error"
+
+
+class Usage(msgspec.Struct, frozen=True):
+    prompt_tokens: int
+    completion_tokens: int
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+
+class Timings(msgspec.Struct, frozen=True):
+    """Where the time of a job went, in seconds."""
+
+    queue: float
+    """From the API's acceptance to a worker's slot."""
+    prefill: float
+    """From the slot to the first token: loading the model, tokenizing, prefill."""
+    decode: float
+    """From the first token to the last."""
+    total: float
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):
+    seq: int
+    v: int = VERSION
+
+    @property
+    def name(self) -> str:
+        return str(self.__struct_config__.tag)
+
+
+class Queued(Event, frozen=True, kw_only=True, tag="queued"):
+    """Accepted. `position` jobs of the same model wait in front."""
+
+    id: str
+    model: str
+    position: int
+
+
+class Loading(Event, frozen=True, kw_only=True, tag="loading"):
+    """A worker took the job and is loading its model first."""
+
+    model: str
+
+
+class Started(Event, frozen=True, kw_only=True, tag="started"):
+    """Prefill begins. `attempt` counts from 1; `text` is the prompt if the request echoes it."""
+
+    attempt: int
+    prompt_tokens: int
+    text: str = ""
+
+
+class Token(Event, frozen=True, kw_only=True, tag="token"):
+    """New tokens and the text they add, which is empty while a character is incomplete."""
+
+    ids: tuple[int, ...]
+    text: str
+
+
+class Resumed(Event, frozen=True, kw_only=True, tag="resumed"):
+    """Another attempt continues behind the tokens already in the log."""
+
+    attempt: int
+
+
+class Done(Event, frozen=True, kw_only=True, tag="done"):
+    """`text` is what was held back until the end was certain; it follows the last token."""
+
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings
+    text: str = ""
+
+
+class Failed(Event, frozen=True, kw_only=True, tag="error"):
+    code: str
+    message: str
+
+
+class Cancelled(Event, frozen=True, kw_only=True, tag="cancelled"):
+    usage: Usage
+
+
+AnyEvent: TypeAlias = Queued | Loading | Started | Token | Resumed | Done | Failed | Cancelled
+TERMINAL: Final = (Done, Failed, Cancelled)
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
+
+
+def encode(event: AnyEvent) -> bytes:
+    return _encoder.encode(event)
+
+
+def decode(raw: bytes) -> AnyEvent:
+    """Read an event.
+
+    Raises:
+        DecodeError: `raw` is not an event, or one of another version.
+    """
+    try:
+        event = _decoder.decode(raw)
+    except msgspec.DecodeError as error:
+        raise DecodeError(f"not an event: {error}") from error
+    if event.v != VERSION:
+        raise DecodeError(f"event version {event.v}; this is version {VERSION}")
+    return event
+
+
+def is_terminal(event: AnyEvent) -> bool:
+    return isinstance(event, TERMINAL)
+
+
+def text_of(event: AnyEvent) -> str:
+    """The text an event adds to the response."""
+    return event.text if isinstance(event, Started | Token | Done) else ""

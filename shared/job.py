@@ -1,0 +1,83 @@
+"""A job: what to generate. Frozen; travels as JSON inside the RQ job."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Any
+
+import msgspec
+
+from shared.errors import DecodeError
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
+    """How tokens are drawn. Ranges are checked where requests enter (`api.schemas`).
+
+    The filters apply in this order, as in transformers: penalties, temperature, top_k,
+    top_p, min_p. `repetition_penalty` looks at prompt and output (Keskar et al. 2019);
+    `presence_penalty` and `frequency_penalty` at the output only (OpenAI's definition).
+    """
+
+    max_tokens: int
+    temperature: float
+    seed: int
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 keeps every token."""
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    stop: tuple[str, ...] = ()
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0
+
+
+class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    model: str
+    prompt: str
+    params: SamplingParams
+    raw: bool = False
+    """True: the prompt goes to the model as it is, without its chat template."""
+    echo: bool = False
+    """True: the response begins with the prompt."""
+    client: str = ""
+    request_id: str = ""
+    created_at: float
+    """Seconds since the epoch, on the API's clock."""
+
+
+def new_job_id() -> str:
+    """128 random bits: whoever does not hold an id can't guess it."""
+    return "job-" + secrets.token_hex(16)
+
+
+def new_seed() -> int:
+    """A seed chosen for a request that names none, so that a resumed job draws alike."""
+    return secrets.randbits(32)
+
+
+def now() -> float:
+    """Wall clock in seconds: the one clock that API and workers share."""
+    return time.time()
+
+
+def encode(request: GenerationRequest) -> dict[str, Any]:
+    """JSON-ready builtins, as RQ's JSON serializer wants them."""
+    return msgspec.to_builtins(request)  # type: ignore[no-any-return]
+
+
+def decode(payload: object) -> GenerationRequest:
+    """Read a job.
+
+    Raises:
+        DecodeError: the payload is not a job of this version.
+    """
+    try:
+        return msgspec.convert(payload, GenerationRequest)
+    except msgspec.ValidationError as error:
+        raise DecodeError(f"not a generation job: {error}") from error

@@ -1,0 +1,45 @@
+"""Every Redis key, channel and queue name. No other module builds one.
+
+RQ keeps its own keys under `rq:`; these are MiniVault's.
+"""
+
+from __future__ import annotations
+
+GENERATE_FUNCTION = "worker.intake.generate"
+"""What RQ is told to run. The API names it as text, so that it never imports the worker."""
+
+_QUEUE_PREFIX = "generate-"
+_CHANNEL_PREFIX = "minivault:live:"
+
+
+def queue(model: str) -> str:
+    """RQ queue of the jobs for one model: only workers that serve the model listen there."""
+    return _QUEUE_PREFIX + model
+
+
+def model_of_queue(queue_name: str) -> str:
+    return queue_name.removeprefix(_QUEUE_PREFIX)
+
+
+def events(job_id: str) -> str:
+    """Redis Stream that holds the event log of a job."""
+    return f"minivault:job:{job_id}:events"
+
+
+def channel(job_id: str) -> str:
+    """Pub/sub channel on which a job's new events are announced."""
+    return _CHANNEL_PREFIX + job_id
+
+
+def job_of_channel(channel_name: str) -> str:
+    return channel_name.removeprefix(_CHANNEL_PREFIX)
+
+
+def rate_limit(client: str) -> str:
+    """Sorted set of one client's requests inside the rate limit's window."""
+    return f"minivault:rate:{client}"
+
+
+def worker_info(worker_name: str) -> str:
+    """JSON that a worker renews with its heartbeat: loaded models, slots, KV memory."""
+    return f"minivault:worker:{worker_name}"

@@ -1,0 +1,76 @@
+"""Connections to Redis. One factory for threads, one for asyncio; both name their process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import redis.exceptions
+from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
+
+from shared.errors import RedisUnavailableError
+from shared.settings import PREFIX, Settings
+
+CONNECT_TIMEOUT: Final = 5.0
+SOCKET_TIMEOUT: Final = 10.0
+"""Longer than any blocking command in use, so that a hung server is noticed."""
+
+CONNECTION_ERRORS: Final = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
+
+
+def connect(settings: Settings, process: str) -> Redis:
+    """A client for threads. Connects on first use."""
+    return Redis.from_url(settings.effective_redis_url, **_options(process))
+
+
+def connect_async(settings: Settings, process: str) -> AsyncRedis:
+    """A client for asyncio. Connects on first use."""
+    return AsyncRedis.from_url(settings.effective_redis_url, **_options(process))
+
+
+def _options(process: str) -> dict[str, Any]:
+    return {
+        "client_name": f"minivault-{process}",
+        "socket_connect_timeout": CONNECT_TIMEOUT,
+        "socket_timeout": SOCKET_TIMEOUT,
+        "health_check_interval": 30,
+    }
+
+
+def require(client: Redis, settings: Settings) -> None:
+    """Prove at start that Redis answers.
+
+    Raises:
+        RedisUnavailableError: it does not; the message says what to do.
+    """
+    with translate_errors(settings):
+        client.ping()
+
+
+@contextmanager
+def translate_errors(settings: Settings) -> Iterator[None]:
+    """Turn redis-py's connection errors into ours."""
+    try:
+        yield
+    except redis.exceptions.AuthenticationError as error:
+        raise RedisUnavailableError(
+            f"Redis at {redact(settings)} refused the login. Check {PREFIX}REDIS_URL."
+        ) from error
+    except CONNECTION_ERRORS as error:
+        hint = (
+            "Start the stack with `minivault up`, or set"
+            if settings.embedded_redis
+            else "Start it, or correct"
+        )
+        raise RedisUnavailableError(
+            f"Redis at {redact(settings)} can't be reached. {hint} {PREFIX}REDIS_URL."
+        ) from error
+
+
+def redact(settings: Settings) -> str:
+    """The URL without its password."""
+    url = settings.effective_redis_url
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"

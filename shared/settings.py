@@ -1,0 +1,217 @@
+"""Every setting, in one typed object. Read once at start, passed down, never global."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from dotenv import dotenv_values
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from shared.errors import DataDirError, SettingsError
+
+PREFIX = "MINIVAULT_"
+ENV_FILE = ".env"
+_SOCKET_PATH_MAX = 100  # bytes; the kernel's limit is 104 on macOS, 108 on Linux
+
+Names = Annotated[tuple[str, ...], NoDecode]
+
+
+class Settings(BaseSettings):
+    """Each field is the environment variable `MINIVAULT_<FIELD>`, or a line in `.env`."""
+
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=ENV_FILE, extra="ignore", frozen=True
+    )
+
+    host: str = Field("127.0.0.1", description="Address the API listens on.")
+    port: int = Field(8000, ge=1, le=65535, description="Port the API listens on.")
+    data_dir: Path = Field(
+        Path("data"), description="Where models, the database, Redis' file and logs live."
+    )
+    redis_url: str | None = Field(
+        None,
+        description="`redis://`, `rediss://` or `unix://` URL. Unset: an embedded Valkey "
+        "in the data folder.",
+    )
+    database_url: str | None = Field(
+        None, description="SQLAlchemy URL. Unset: `db/minivault.db` in the data folder."
+    )
+    workers: int = Field(1, ge=1, le=64, description="Worker processes that `up` starts.")
+    models: Names = Field(
+        ("smollm2-135m",),
+        description="Catalog names the workers serve, comma-separated; the first is the default.",
+    )
+    max_loaded_models: int = Field(
+        2, ge=1, description="Models a worker keeps in memory; the least recently used goes."
+    )
+    slots: int = Field(32, ge=1, le=1024, description="Requests a worker generates at once.")
+    prefill_chunk: int = Field(
+        128, ge=16, description="Prompt tokens prefilled per step while other streams run."
+    )
+    max_prompt_tokens: int = Field(1024, ge=1, description="Longest prompt, in tokens.")
+    max_tokens: int = Field(1024, ge=1, description="Largest `max_tokens` a request may ask for.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where models run.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Weights and activations. `auto`: float32 on CPU, bfloat16 on GPU."
+    )
+    threads: int = Field(0, ge=0, description="Torch threads per worker. 0: all cores, shared out.")
+    rate_limit: str = Field(
+        "5/minute", description="Requests per client and `second|minute|hour|day`, or `off`."
+    )
+    trusted_proxies: Names = Field(
+        (), description="Addresses or networks whose `X-Forwarded-For` counts, comma-separated."
+    )
+    max_body_bytes: int = Field(1_048_576, ge=1024, description="Largest request body.")
+    ping_seconds: float = Field(
+        15, gt=0, description="Seconds of silence after which a stream gets a comment."
+    )
+    result_ttl: int = Field(
+        3600, ge=10, description="Seconds that an ended job can still be read or replayed."
+    )
+    shutdown_grace: float = Field(
+        5, ge=0, le=600, description="Seconds a stopping process gives its running work."
+    )
+    dashboard_port: int = Field(9181, ge=1, le=65535, description="Port of `minivault dashboard`.")
+    log_format: Literal["console", "json"] = Field("console", description="How logs are written.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe level that is logged."
+    )
+
+    @field_validator("models", "trusted_proxies", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("models")
+    @classmethod
+    def _some_model(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("name at least one model")
+        return tuple(dict.fromkeys(value))
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            ipaddress.ip_network(network, strict=False)
+        return value
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _rate(cls, value: str) -> str:
+        if value != "off" and not re.fullmatch(r"[1-9]\d{0,8}/(second|minute|hour|day)", value):
+            raise ValueError("write it like 5/minute, or off")
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_scheme(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("start it with redis://, rediss:// or unix://")
+        return value
+
+    @field_validator("data_dir")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @property
+    def default_model(self) -> str:
+        return self.models[0]
+
+    @property
+    def embedded_redis(self) -> bool:
+        return self.redis_url is None
+
+    @property
+    def socket_path(self) -> Path:
+        """Unix socket of the embedded server: private to the user, and no port to collide on."""
+        return self.data_dir / "redis.sock"
+
+    @property
+    def effective_redis_url(self) -> str:
+        return self.redis_url or f"unix://{self.socket_path}"
+
+    @property
+    def effective_database_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.data_dir / 'db' / 'minivault.db'}"
+
+    @property
+    def models_dir(self) -> Path:
+        """Converted models, ready to load."""
+        return self.data_dir / "models"
+
+    @property
+    def catalog_file(self) -> Path:
+        """Models the operator added."""
+        return self.data_dir / "models.toml"
+
+    @property
+    def logs_dir(self) -> Path:
+        return self.data_dir / "logs"
+
+    def prepare_data_dir(self) -> None:
+        """Make the data folder and prove that it can be written.
+
+        Raises:
+            DataDirError: it can't, or its path is too long for the embedded server's socket.
+        """
+        try:
+            for folder in (self.models_dir, self.logs_dir, self.data_dir / "db"):
+                folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.data_dir):
+                pass
+        except OSError as error:
+            raise DataDirError(
+                f"The data folder {self.data_dir} can't be written ({error.strerror}). "
+                f"Make it writable or set {PREFIX}DATA_DIR."
+            ) from error
+        if self.embedded_redis and len(os.fsencode(self.socket_path)) > _SOCKET_PATH_MAX:
+            raise DataDirError(
+                f"The path {self.socket_path} is too long for a Unix socket "
+                f"({_SOCKET_PATH_MAX} bytes). Set {PREFIX}DATA_DIR to a shorter path."
+            )
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the environment and `.env`; `overrides` win, unless they are None.
+
+    Raises:
+        SettingsError: a name is unknown or a value can't be used; all of them are listed.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    problems = _unknown_names()
+    try:
+        settings = Settings(**given)
+    except ValidationError as error:
+        problems += [_explain(problem) for problem in error.errors()]
+    if problems:
+        raise SettingsError("\n".join(problems))
+    return settings
+
+
+def _unknown_names() -> list[str]:
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    present = [*os.environ, *dotenv_values(ENV_FILE)]
+    problems = []
+    for name in sorted({name.upper() for name in present if name.upper().startswith(PREFIX)}):
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            problems.append(f"{name} is not a setting.{hint}")
+    return problems
+
+
+def _explain(problem: Any) -> str:
+    name = PREFIX + "_".join(str(part) for part in problem["loc"][:1]).upper()
+    reason = problem["msg"].removeprefix("Value error, ")
+    return f"{name}={problem['input']!s}: {reason}."
