@@ -1,0 +1,1 @@
+"""The `minivault` command: the service's front door for people."""

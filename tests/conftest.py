@@ -1,0 +1,51 @@
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from shared.redis import connect
+from shared.settings import PREFIX, Settings, load_settings
+from tests.support.valkey import running_valkey
+
+
+@pytest.fixture(autouse=True, scope="session")
+def clean_environment() -> Iterator[None]:
+    """The developer's own settings must not reach the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.upper().startswith(PREFIX)]:
+            patch.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="session")
+def short_tmp() -> Iterator[Path]:
+    """A temporary folder whose path fits into a Unix socket's name."""
+    folder = Path(tempfile.mkdtemp(prefix="mv-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def session_settings(clean_environment: None, short_tmp: Path) -> Iterator[Settings]:
+    """Settings whose embedded Valkey runs for the whole session."""
+    settings = load_settings(data_dir=short_tmp / "shared", rate_limit="off")
+    with running_valkey(settings):
+        yield settings
+
+
+@pytest.fixture
+def settings(session_settings: Settings) -> Settings:
+    """`session_settings` with an empty Valkey."""
+    with connect(session_settings, "test") as client:
+        client.flushall()
+    return session_settings
+
+
+@pytest.fixture
+def redis(settings: Settings) -> Iterator[Redis]:
+    with connect(settings, "test") as client:
+        yield client
