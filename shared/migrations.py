@@ -1,0 +1,64 @@
+"""The database schema as a list of steps. Append to it; never change a step that shipped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final, TypeAlias
+
+import sqlalchemy as sa
+
+from shared.errors import StoreError
+
+Migration: TypeAlias = Callable[[sa.Connection], None]
+
+
+def m001_interactions(connection: sa.Connection) -> None:
+    connection.exec_driver_sql(
+        """
+        CREATE TABLE interactions (
+            id                TEXT PRIMARY KEY,
+            request_id        TEXT NOT NULL,
+            client            TEXT NOT NULL,
+            model             TEXT NOT NULL,
+            prompt            TEXT NOT NULL,
+            response          TEXT NOT NULL,
+            parameters        TEXT NOT NULL,
+            status            TEXT NOT NULL,
+            finish_reason     TEXT NOT NULL,
+            error             TEXT,
+            attempts          INTEGER NOT NULL,
+            prompt_tokens     INTEGER NOT NULL,
+            completion_tokens INTEGER NOT NULL,
+            queue_seconds     REAL NOT NULL,
+            prefill_seconds   REAL NOT NULL,
+            decode_seconds    REAL NOT NULL,
+            total_seconds     REAL NOT NULL,
+            created_at        TEXT NOT NULL,
+            finished_at       TEXT NOT NULL
+        )
+        """
+    )
+    connection.exec_driver_sql("CREATE INDEX interactions_by_creation ON interactions (created_at)")
+
+
+MIGRATIONS: Final[Sequence[Migration]] = (m001_interactions,)
+
+
+def migrate(connection: sa.Connection) -> None:
+    """Bring the schema up to date, inside the caller's write transaction.
+
+    Raises:
+        StoreError: the database was written by a newer MiniVault.
+    """
+    connection.exec_driver_sql("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER)")
+    version = connection.exec_driver_sql("SELECT max(version) FROM schema_version").scalar() or 0
+    if version > len(MIGRATIONS):
+        raise StoreError(
+            f"The database has schema version {version}; this MiniVault knows up to "
+            f"{len(MIGRATIONS)}. Update MiniVault or use another data folder."
+        )
+    for number, step in enumerate(MIGRATIONS[version:], start=version + 1):
+        step(connection)
+        connection.execute(
+            sa.text("INSERT INTO schema_version (version) VALUES (:version)"), {"version": number}
+        )

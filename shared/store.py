@@ -1,0 +1,138 @@
+"""Every interaction, one row a job. Workers write it; the command line reads it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.engine.interfaces import DBAPIConnection
+
+from shared.errors import StoreError
+from shared.migrations import migrate
+from shared.settings import Settings
+
+BUSY_TIMEOUT_MS: Final = 10_000
+"""How long a writer waits for another one."""
+
+
+class Interaction(msgspec.Struct, frozen=True, kw_only=True):
+    """A finished job. Times of day are ISO 8601 in UTC, durations seconds."""
+
+    id: str
+    request_id: str
+    client: str
+    model: str
+    prompt: str
+    response: str
+    """What the client received."""
+    parameters: str
+    """The sampling parameters as JSON."""
+    status: str
+    finish_reason: str
+    error: str | None
+    attempts: int
+    prompt_tokens: int
+    completion_tokens: int
+    queue_seconds: float
+    prefill_seconds: float
+    decode_seconds: float
+    total_seconds: float
+    created_at: str
+    finished_at: str
+
+
+_interactions: Final = sa.table(
+    "interactions", *(sa.column(name) for name in Interaction.__struct_fields__)
+)
+
+
+class Store:
+    """The `interactions` table."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+
+    @classmethod
+    def open(cls, settings: Settings) -> Store:
+        """Connect and bring the schema up to date.
+
+        Raises:
+            StoreError: the database can't be opened, or is newer than this program.
+        """
+        engine = sa.create_engine(settings.effective_database_url)
+        if engine.dialect.name == "sqlite":
+            _tune_sqlite(engine)
+        store = cls(engine)
+        with store._writing() as connection:
+            migrate(connection)
+        return store
+
+    def save(self, rows: Sequence[Interaction]) -> None:
+        """Write rows in one transaction. A job's second row replaces its first.
+
+        Raises:
+            StoreError: the database refused; nothing was written.
+        """
+        with self._writing() as connection:
+            ids = [row.id for row in rows]
+            connection.execute(sa.delete(_interactions).where(_interactions.c.id.in_(ids)))
+            connection.execute(
+                sa.insert(_interactions), [msgspec.structs.asdict(row) for row in rows]
+            )
+
+    def recent(self, limit: int, search: str | None = None) -> list[Interaction]:
+        """The newest rows first; `search` keeps those whose prompt or response contains it."""
+        query = sa.select(_interactions).order_by(_interactions.c.created_at.desc()).limit(limit)
+        if search:
+            query = query.where(
+                _interactions.c.prompt.icontains(search, autoescape=True)
+                | _interactions.c.response.icontains(search, autoescape=True)
+            )
+        with _translated(), self._engine.connect() as connection:
+            return [Interaction(**row) for row in connection.execute(query).mappings()]
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    @contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        with _translated(), self._engine.execution_options(writes=True).begin() as connection:
+            yield connection
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except sa.exc.SQLAlchemyError as error:
+        reason = getattr(error, "orig", None) or error
+        raise StoreError(f"The interactions database failed: {reason}") from error
+
+
+def _tune_sqlite(engine: sa.Engine) -> None:
+    """Make SQLite safe for several writing processes.
+
+    Readers do not block writers (WAL), and a writer asks for the lock when it begins: one
+    that reads first and upgrades later would fail instead of waiting.
+    """
+
+    def on_connect(connection: DBAPIConnection, _: Any) -> None:
+        assert isinstance(connection, sqlite3.Connection)
+        connection.isolation_level = None  # we say BEGIN ourselves
+        for pragma in (
+            f"busy_timeout = {BUSY_TIMEOUT_MS}",
+            "journal_mode = WAL",
+            "synchronous = NORMAL",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    def on_begin(connection: sa.Connection) -> None:
+        writes = connection.get_execution_options().get("writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    sa.event.listen(engine, "connect", on_connect)
+    sa.event.listen(engine, "begin", on_begin)
