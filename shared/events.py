@@ -70,33 +70,32 @@ class Loading(Event, frozen=True, kw_only=True, tag="loading"):
 
 
 class Started(Event, frozen=True, kw_only=True, tag="started"):
-    """Prefill begins. `attempt` counts from 1; `text` is the prompt if the request echoes it."""
+    """Prefill begins."""
 
-    attempt: int
     prompt_tokens: int
-    text: str = ""
 
 
 class Token(Event, frozen=True, kw_only=True, tag="token"):
-    """New tokens and the text they add, which is empty while a character is incomplete."""
+    """New tokens and the text they add. The response is the texts of these, in order.
+
+    `text` is empty while a character or a stop string is undecided; `ids` is empty where
+    text follows without a token: the echoed prompt, or what was held back until the end.
+    """
 
     ids: tuple[int, ...]
     text: str
 
 
 class Resumed(Event, frozen=True, kw_only=True, tag="resumed"):
-    """Another attempt continues behind the tokens already in the log."""
+    """Another attempt, counted from 1, continues behind the tokens already in the log."""
 
     attempt: int
 
 
 class Done(Event, frozen=True, kw_only=True, tag="done"):
-    """`text` is what was held back until the end was certain; it follows the last token."""
-
     finish_reason: FinishReason
     usage: Usage
     timings: Timings
-    text: str = ""
 
 
 class Failed(Event, frozen=True, kw_only=True, tag="error"):
@@ -140,4 +139,4 @@ def is_terminal(event: AnyEvent) -> bool:
 
 def text_of(event: AnyEvent) -> str:
     """The text an event adds to the response."""
-    return event.text if isinstance(event, Started | Token | Done) else ""
+    return event.text if isinstance(event, Token) else ""
