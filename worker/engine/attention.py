@@ -1,0 +1,96 @@
+"""Attention over the slot cache, for every architecture that asks transformers' interface.
+
+Registered under a name of our own. For a name without a mask function transformers builds
+no mask, so each layer reaches us with its own window and the step's `Placement` decides
+what it sees: full and sliding layers, of any model, need no code of their own.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from worker.engine.cache import Placement
+
+NAME: Final = "minivault_slots"
+
+
+def register() -> None:
+    """Make the name known to transformers; before a model is loaded with it."""
+    AttentionInterface.register(NAME, slot_attention)
+
+
+def slot_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,  # noqa: ARG001  (never built for our name)
+    *,
+    placement: Placement,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **_kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention of [batch, heads, width, size] over [batch, key heads, length, size].
+
+    Grouped-query models keep their key heads uncopied: for a single new token the query
+    heads of a group become rows of one small matrix, for more SDPA's own grouping does it.
+
+    Returns:
+        [batch, width, heads, size], and no weights.
+    """
+    window = sliding_window or getattr(module, "sliding_window", None)
+    mask = placement.mask(window)
+    if softcap is not None or s_aux is not None:
+        return _explicit(
+            query, key, value, mask=mask, scaling=scaling, softcap=softcap, sinks=s_aux
+        ), None
+    batch, heads, width, size = query.shape
+    groups = heads // key.shape[1]
+    if width == 1 and groups > 1:
+        packed = query.reshape(batch, key.shape[1], groups, size)
+        output = nn.functional.scaled_dot_product_attention(
+            packed, key, value, attn_mask=mask, scale=scaling
+        ).reshape(batch, heads, width, value.shape[-1])
+    else:
+        output = nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, scale=scaling, enable_gqa=groups > 1
+        )
+    return output.transpose(1, 2).contiguous(), None
+
+
+def _explicit(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    mask: Tensor,
+    scaling: float | None,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    """The same in plain operations, for what SDPA has no argument for.
+
+    `softcap` bounds the scores (Gemma 2); `sinks`, one a head, take probability that no
+    value receives (gpt-oss).
+    """
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = query @ key.transpose(-1, -2) * scale
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    scores = scores.masked_fill(~mask, float("-inf"))
+    if sinks is not None:
+        sink = sinks.reshape(1, -1, 1, 1).expand(*scores.shape[:-1], 1).to(scores.dtype)
+        scores = torch.cat([scores, sink], dim=-1)
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype)
+    if sinks is not None:
+        weights = weights[..., :-1]
+    return (weights @ value).transpose(1, 2).contiguous()

@@ -1,0 +1,61 @@
+"""What the loop around an engine may rely on, whichever engine it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from shared.events import FinishReason
+from shared.job import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    id: str
+    prompt_ids: tuple[int, ...]
+    params: SamplingParams
+    generated_ids: tuple[int, ...] = ()
+    """Tokens that an earlier attempt has already published; generation goes on behind them."""
+    generated_text: str = ""
+    """The text published with them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What one step added to one request.
+
+    `ids` without the end-of-sequence token; `text` what has become certain. After an output
+    with a `finish_reason` the engine has forgotten the request.
+    """
+
+    id: str
+    ids: tuple[int, ...] = ()
+    text: str = ""
+    finish_reason: FinishReason | None = None
+
+
+class Engine(Protocol):
+    """Synchronous and single-threaded: one thread calls all of it."""
+
+    @property
+    def has_work(self) -> bool: ...
+
+    @property
+    def free_slots(self) -> int: ...
+
+    @property
+    def kv_bytes(self) -> int:
+        """Memory set aside for the KV cache."""
+        ...
+
+    def add(self, request: EngineRequest) -> None:
+        """Take a request; it joins the batch at the next step. Needs a free slot."""
+        ...
+
+    def cancel(self, request_id: str) -> None:
+        """Forget a request and free its slot at once. Unknown ids are ignored."""
+        ...
+
+    def step(self) -> list[Output]:
+        """Advance all requests; returns once something was computed."""
+        ...

@@ -1,0 +1,87 @@
+"""Logits to tokens: penalties, temperature, top-k, top-p, min-p, then one seeded draw.
+
+A request's draw depends on its own row, its seed and its position, never on its
+neighbours: a resumed job draws what the first attempt would have drawn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections import Counter
+from collections.abc import Sequence as Rows
+
+import torch
+from torch import Tensor
+
+from worker.engine.sequence import Sequence
+
+
+def sample(logits: Tensor, sequences: Rows[Sequence]) -> list[int]:
+    """Choose the next token of each sequence.
+
+    Args:
+        logits: float [rows, vocabulary]; may be written to.
+        sequences: one for each row.
+    """
+    logits = logits.float()
+    for row, sequence in enumerate(sequences):
+        _penalize(logits[row], sequence)
+    chosen = logits.argmax(dim=-1).tolist()
+    for row, sequence in enumerate(sequences):
+        if not sequence.params.greedy:
+            chosen[row] = _draw(logits[row], sequence)
+    return [int(token_id) for token_id in chosen]
+
+
+def uniform(seed: int, position: int) -> float:
+    """A number in [0, 1), the same on every machine for the same seed and position."""
+    digest = hashlib.blake2b(struct.pack("<QQ", seed, position), digest_size=8).digest()
+    return float((int.from_bytes(digest, "little") >> 11) * 2.0**-53)
+
+
+def _penalize(row: Tensor, sequence: Sequence) -> None:
+    """Apply the three penalties in place to `row`, float [vocabulary]."""
+    params = sequence.params
+    if params.repetition_penalty != 1:
+        seen = torch.tensor(sorted(set(sequence.tokens)), device=row.device)
+        scores = row[seen]
+        row[seen] = torch.where(
+            scores > 0, scores / params.repetition_penalty, scores * params.repetition_penalty
+        )
+    if params.presence_penalty or params.frequency_penalty:
+        counts = Counter(sequence.tokens[sequence.prompt_length :])
+        if counts:
+            ids = torch.tensor(list(counts), device=row.device)
+            times = torch.tensor(list(counts.values()), device=row.device, dtype=row.dtype)
+            row[ids] -= params.presence_penalty + params.frequency_penalty * times
+
+
+def _draw(row: Tensor, sequence: Sequence) -> int:
+    """Draw from `row`, float [vocabulary], by inverting the cumulative distribution."""
+    params = sequence.params
+    row = (row - row.max()) / params.temperature  # no overflow, however small the temperature
+    if 0 < params.top_k < row.numel():
+        kth = row.topk(params.top_k).values[-1]
+        row = row.masked_fill(row < kth, float("-inf"))
+    probabilities = row.softmax(dim=-1)
+    if params.top_p < 1:
+        probabilities = _nucleus(probabilities, params.top_p)
+    if params.min_p > 0:
+        floor = params.min_p * probabilities.max()
+        probabilities = probabilities.masked_fill(probabilities < floor, 0)
+    cumulative = probabilities.double().cumsum(dim=-1)
+    target = uniform(params.seed, sequence.generated) * cumulative[-1]
+    # right=True never lands on a token of probability zero.
+    index = int(torch.searchsorted(cumulative, target, right=True))
+    return min(index, row.numel() - 1)
+
+
+def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
+    """Keep the smallest set of tokens that holds `top_p` (Holtzman et al. 2020)."""
+    ordered, ids = probabilities.sort(descending=True, stable=True)
+    before = ordered.cumsum(dim=-1) - ordered
+    kept = torch.zeros_like(probabilities)
+    inside = before < top_p
+    kept[ids[inside]] = ordered[inside]
+    return kept

@@ -1,0 +1,156 @@
+"""Continuous batching around a transformers model's own forward pass, on a slot cache."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from worker.engine.base import EngineRequest, Output
+from worker.engine.cache import SlotCache, Step
+from worker.engine.detokenizer import Decoder
+from worker.engine.sampler import sample
+from worker.engine.sequence import Sequence
+
+_IDLE_PREFILL: Final = 1024
+"""Prompt tokens prefilled at once while no stream waits for its next token."""
+
+
+class TransformersEngine:
+    """Any causal language model that `worker.models` accepts.
+
+    Each request holds a row of the cache, and the rows in use are 0..n-1: when a request
+    leaves, the last row's takes its place, so that decoding reads the cache without a copy.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        decoder: Decoder,
+        eos_ids: Collection[int],
+        slots: int,
+        context: int,
+        prefill_chunk: int,
+    ) -> None:
+        """`context` and `prefill_chunk` in tokens."""
+        self._model = model
+        self._decoder = decoder
+        self._eos_ids = frozenset(eos_ids)
+        self._slots = slots
+        self._context = context
+        self._prefill_chunk = prefill_chunk
+        self._cache = SlotCache(slots, context, model.device)
+        self._running: list[Sequence] = []
+        """In order of arrival."""
+        self._forward([Step(row=0, start=0, tokens=[0, 0])])  # allocates the cache
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._running)
+
+    @property
+    def free_slots(self) -> int:
+        return self._slots - len(self._running)
+
+    @property
+    def kv_bytes(self) -> int:
+        return self._cache.bytes
+
+    def add(self, request: EngineRequest) -> None:
+        sequence = Sequence(
+            request, decoder=self._decoder, eos_ids=self._eos_ids, context=self._context
+        )
+        sequence.row = len(self._running)
+        self._running.append(sequence)
+
+    def cancel(self, request_id: str) -> None:
+        for sequence in self._running:
+            if sequence.id == request_id:
+                self._remove(sequence)
+                return
+
+    def step(self) -> list[Output]:
+        """Prefill a chunk of what has arrived, then decode one token of all that run."""
+        ended = [s for s in self._running if s.finish_reason]  # in an earlier attempt
+        outputs = [Output(s.id, finish_reason=s.finish_reason) for s in ended]
+        decoding = [s for s in self._running if s.pending == 1 and s not in ended]
+        prefilling = [s for s in self._running if s.pending > 1 and s not in ended]
+        if prefilling:
+            budget = self._prefill_chunk if decoding else _IDLE_PREFILL
+            outputs += self._advance(_chunks(prefilling, budget))
+        if decoding:
+            outputs += self._advance([(s, 1) for s in decoding])
+        for sequence in [s for s in self._running if s.finish_reason]:
+            self._remove(sequence)
+        return outputs
+
+    def _advance(self, chunks: list[tuple[Sequence, int]]) -> list[Output]:
+        """Run the model over the next tokens of some sequences; draw where none is left."""
+        steps = [
+            Step(row=s.row, start=s.cached, tokens=s.tokens[s.cached : s.cached + count])
+            for s, count in chunks
+        ]
+        logits = self._forward(steps)
+        for sequence, count in chunks:
+            sequence.cached += count
+        complete = [i for i, (sequence, _) in enumerate(chunks) if sequence.pending == 0]
+        sequences = [chunks[i][0] for i in complete]
+        with torch.inference_mode():
+            token_ids = sample(logits[complete], sequences)
+        return [
+            sequence.accept(token_id)
+            for sequence, token_id in zip(sequences, token_ids, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def _forward(self, steps: list[Step]) -> Tensor:
+        """Logits behind each step's last token, float [steps, vocabulary].
+
+        A decode pass covers the cache rows 0..last even where one of them is still
+        prefilling: computing a row for nothing is cheaper than gathering all the others.
+        """
+        decode = all(len(step.tokens) == 1 for step in steps)
+        if decode:
+            by_row = {step.row: step for step in steps}
+            batch = [by_row.get(row, Step(row, 0, [])) for row in range(max(by_row) + 1)]
+        else:
+            batch = steps
+        placement = self._cache.place(batch)
+        logits: Tensor = self._model(
+            input_ids=placement.token_ids,
+            position_ids=placement.positions.clamp(min=0),
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+            placement=placement,
+        ).logits[:, -1]
+        return logits[[step.row for step in steps]] if decode else logits
+
+    def _remove(self, sequence: Sequence) -> None:
+        self._running.remove(sequence)
+        last = len(self._running)
+        for moved in self._running:
+            if moved.row == last:
+                self._cache.move(last, sequence.row, moved.cached)
+                moved.row = sequence.row
+
+
+def _chunks(prefilling: list[Sequence], budget: int) -> list[tuple[Sequence, int]]:
+    """What to prefill in one pass, first come first served.
+
+    The pass is as wide as its longest chunk, so a sequence joins only where all rows at
+    that width stay within `budget` tokens; the first one alone may be cut to it.
+    """
+    first = prefilling[0]
+    width = min(first.pending, budget)
+    chunks = [(first, width)]
+    for sequence in prefilling[1:]:
+        width = max(width, sequence.pending)
+        if width * (len(chunks) + 1) > budget:
+            break
+        chunks.append((sequence, sequence.pending))
+    return chunks
