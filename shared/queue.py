@@ -30,6 +30,8 @@ class WorkerInfo(msgspec.Struct, frozen=True):
     loaded: tuple[str, ...]
     slots: int
     running: int
+    kv_bytes: int
+    """Memory set aside for KV caches."""
 
 
 class JobQueue:

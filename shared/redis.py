@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import redis.exceptions
 from redis import Redis
+from redis.asyncio import BlockingConnectionPool
 from redis.asyncio import Redis as AsyncRedis
 
 from shared.errors import RedisUnavailableError
@@ -26,8 +27,15 @@ def connect(settings: Settings, process: str) -> Redis:
 
 
 def connect_async(settings: Settings, process: str) -> AsyncRedis:
-    """A client for asyncio. Connects on first use."""
-    return AsyncRedis.from_url(settings.effective_redis_url, **_options(process))
+    """A client for asyncio. Connects on first use.
+
+    Where hundreds of tasks want a connection at once they take turns; the default pool would
+    fail from the 101st on.
+    """
+    pool = BlockingConnectionPool.from_url(
+        settings.effective_redis_url, timeout=SOCKET_TIMEOUT, **_options(process)
+    )
+    return AsyncRedis.from_pool(pool)
 
 
 def _options(process: str) -> dict[str, Any]:

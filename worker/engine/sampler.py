@@ -6,14 +6,13 @@ neighbours: a resumed job draws what the first attempt would have drawn.
 
 from __future__ import annotations
 
-import hashlib
-import struct
 from collections import Counter
 from collections.abc import Sequence as Rows
 
 import torch
 from torch import Tensor
 
+from worker.engine.draw import uniform
 from worker.engine.sequence import Sequence
 
 
@@ -32,12 +31,6 @@ def sample(logits: Tensor, sequences: Rows[Sequence]) -> list[int]:
         if not sequence.params.greedy:
             chosen[row] = _draw(logits[row], sequence)
     return [int(token_id) for token_id in chosen]
-
-
-def uniform(seed: int, position: int) -> float:
-    """A number in [0, 1), the same on every machine for the same seed and position."""
-    digest = hashlib.blake2b(struct.pack("<QQ", seed, position), digest_size=8).digest()
-    return float((int.from_bytes(digest, "little") >> 11) * 2.0**-53)
 
 
 def _penalize(row: Tensor, sequence: Sequence) -> None:

@@ -1,0 +1,69 @@
+"""Says every two seconds that this worker lives, what it holds and what it runs."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+from redis import Redis
+
+from shared import names
+from shared.logging import get_logger
+from shared.queue import WorkerInfo
+from shared.redis import CONNECTION_ERRORS
+from worker.intake import HEARTBEAT_TTL, GenerationWorker
+from worker.loop import EngineLoop
+from worker.thread import SideThread
+
+INTERVAL: Final = 2.0
+
+
+class Heartbeat(SideThread):
+    """A thread, because RQ's own heartbeat stops while a job runs."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        *,
+        worker: GenerationWorker,
+        loop: EngineLoop,
+        models: Sequence[str],
+        slots: int,
+        on_crash: Callable[[], None],
+    ) -> None:
+        super().__init__("heartbeat", on_crash)
+        self._redis = redis
+        self._worker = worker
+        self._loop = loop
+        self._models = tuple(models)
+        self._slots = slots
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self.join()
+        self._redis.delete(names.worker_info(self._worker.name))
+
+    def run(self) -> None:
+        while not self._stopped.wait(INTERVAL):
+            try:
+                self.beat()
+            except CONNECTION_ERRORS as error:
+                get_logger().warning("heartbeat missed", reason=str(error))
+
+    def beat(self) -> None:
+        info = WorkerInfo(
+            pid=os.getpid(),
+            models=self._models,
+            loaded=self._loop.loaded,
+            slots=self._slots,
+            running=self._worker.running,
+            kv_bytes=self._loop.kv_bytes,
+        )
+        self._redis.set(
+            names.worker_info(self._worker.name), msgspec.json.encode(info), ex=HEARTBEAT_TTL
+        )
+        self._worker.renew()

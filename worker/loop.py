@@ -1,0 +1,214 @@
+"""The thread that owns the engines: admits runs, steps, and passes on what comes out."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from shared.errors import GenerationError, MiniVaultError, ModelUnavailableError
+from shared.events import FinishReason, Token
+from shared.logging import get_logger
+from worker.engine.base import Output
+from worker.models import LoadedModel, Loader
+from worker.publisher import Publisher
+from worker.run import Outcome, Run, loading
+from worker.thread import SideThread
+
+
+@dataclass(frozen=True)
+class _Submit:
+    run: Run
+
+
+@dataclass(frozen=True)
+class _Cancel:
+    job_id: str
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    name: str
+    result: LoadedModel | MiniVaultError
+
+
+class _Stop:
+    pass
+
+
+_Command: TypeAlias = _Submit | _Cancel | _Loaded | _Stop
+
+
+class EngineLoop(SideThread):
+    """Steps every engine that has work; models are loaded beside it, so streams run on."""
+
+    def __init__(
+        self,
+        *,
+        loader: Loader,
+        publisher: Publisher,
+        max_loaded_models: int,
+        on_crash: Callable[[], None],
+    ) -> None:
+        super().__init__("engine", on_crash)
+        self._loader = loader
+        self._publisher = publisher
+        self._max_loaded = max_loaded_models
+        self._commands: queue.SimpleQueue[_Command] = queue.SimpleQueue()
+        self._models: OrderedDict[str, LoadedModel] = OrderedDict()
+        """Least recently used first."""
+        self._loading: str | None = None
+        self._waiting: defaultdict[str, list[Run]] = defaultdict(list)
+        """Runs by the model they wait for."""
+        self._runs: dict[str, Run] = {}
+        """Runs inside an engine."""
+        self._stopping = False
+
+    def preload(self, name: str) -> None:
+        """Load a model before the thread starts.
+
+        Raises:
+            ModelUnavailableError: it can't be loaded.
+        """
+        self._models[name] = self._loader(name)
+
+    def submit(self, run: Run) -> None:
+        self._commands.put(_Submit(run))
+
+    def cancel(self, job_id: str) -> None:
+        """Drop a job, in whatever state it is, without ending its log."""
+        self._commands.put(_Cancel(job_id))
+
+    def stop(self) -> list[Run]:
+        """End the thread; returns the runs that were not finished."""
+        self._commands.put(_Stop())
+        self.join()
+        return [*self._runs.values(), *(run for runs in self._waiting.values() for run in runs)]
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        return tuple(self._models)
+
+    @property
+    def kv_bytes(self) -> int:
+        return sum(model.engine.kv_bytes for model in list(self._models.values()))
+
+    def run(self) -> None:
+        while not self._stopping:
+            busy = [model for model in self._models.values() if model.engine.has_work]
+            self._obey(block=not busy)
+            for model in busy:
+                self._step(model)
+            self._load_next()
+
+    def _obey(self, *, block: bool) -> None:
+        """Carry out the commands that wait; if there is nothing to compute, wait for one."""
+        while block or not self._commands.empty():
+            block = False
+            match self._commands.get():
+                case _Submit(run):
+                    self._admit(run)
+                case _Cancel(job_id):
+                    self._drop(job_id)
+                case _Loaded(name, result):
+                    self._take_model(name, result)
+                case _Stop():
+                    self._stopping = True
+                    return
+
+    def _admit(self, run: Run) -> None:
+        model = self._models.get(run.request.model)
+        if model is None:
+            self._publisher.publish(run, [loading(run)])
+            self._waiting[run.request.model].append(run)
+            self._load_next()
+            return
+        self._models.move_to_end(model.name)
+        try:
+            run.prompt_ids = model.prompts.encode(run.request)
+            opening = run.opening()
+            model.engine.add(run.for_engine())
+        except MiniVaultError as error:
+            self._publisher.end(run, Outcome(FinishReason.ERROR, error))
+            return
+        except Exception:  # noqa: BLE001  (a tokenizer may stumble over one prompt, not over all)
+            get_logger().exception("prompt failed", job=run.id)
+            self._publisher.end(run, Outcome(FinishReason.ERROR, GenerationError()))
+            return
+        self._runs[run.id] = run
+        self._publisher.publish(run, opening)
+
+    def _step(self, model: LoadedModel) -> None:
+        try:
+            outputs = model.engine.step()
+        except Exception:  # noqa: BLE001  (whatever it was, only this engine's jobs are lost)
+            get_logger().exception("step failed", model=model.name)
+            self._discard(model)
+            return
+        for output in outputs:
+            self._pass_on(output)
+
+    def _pass_on(self, output: Output) -> None:
+        run = self._runs[output.id]
+        if output.ids:
+            run.tick()
+        if output.ids or output.text:
+            self._publisher.publish(run, [Token(seq=0, ids=output.ids, text=output.text)])
+        if output.finish_reason is not None:
+            del self._runs[output.id]
+            self._publisher.end(run, Outcome(output.finish_reason))
+
+    def _discard(self, model: LoadedModel) -> None:
+        """An engine that raised is not trusted again: its runs fail, the model is reloaded."""
+        del self._models[model.name]
+        for run in [run for run in self._runs.values() if run.request.model == model.name]:
+            del self._runs[run.id]
+            self._publisher.end(run, Outcome(FinishReason.ERROR, GenerationError()))
+
+    def _drop(self, job_id: str) -> None:
+        run = self._runs.pop(job_id, None)
+        if run is not None:
+            self._models[run.request.model].engine.cancel(job_id)
+        for name, runs in self._waiting.items():
+            self._waiting[name] = [run for run in runs if run.id != job_id]
+
+    def _load_next(self) -> None:
+        """Begin to load a model that runs wait for, if there is room or an idle one can go."""
+        wanted = next((name for name, runs in self._waiting.items() if runs), None)
+        if wanted is None or self._loading is not None:
+            return
+        if len(self._models) >= self._max_loaded:
+            idle = [name for name, model in self._models.items() if not model.engine.has_work]
+            if not idle:
+                return
+            get_logger().info("model unloaded", model=idle[0])
+            del self._models[idle[0]]
+        self._loading = wanted
+        threading.Thread(target=self._load, args=(wanted,), name="loader", daemon=True).start()
+
+    def _load(self, name: str) -> None:
+        """On the loader's thread."""
+        result: LoadedModel | MiniVaultError
+        try:
+            result = self._loader(name)
+        except MiniVaultError as error:
+            result = error
+        except Exception as error:  # noqa: BLE001  (a thread's last word must reach the loop)
+            get_logger().exception("loading failed", model=name)
+            result = ModelUnavailableError(f"Model {name!r} can't be loaded: {error}")
+        self._commands.put(_Loaded(name, result))
+
+    def _take_model(self, name: str, result: LoadedModel | MiniVaultError) -> None:
+        self._loading = None
+        waiting = self._waiting.pop(name, [])
+        if isinstance(result, MiniVaultError):
+            for run in waiting:
+                self._publisher.end(run, Outcome(FinishReason.ERROR, result))
+            return
+        get_logger().info("model loaded", model=name)
+        self._models[name] = result
+        for run in waiting:
+            self._admit(run)

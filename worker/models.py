@@ -1,0 +1,160 @@
+"""From a catalog name to an engine that is ready to generate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeAlias
+
+from shared.catalog import Catalog, ModelSpec
+from shared.errors import ModelUnavailableError, PromptTooLongError
+from shared.job import GenerationRequest
+from shared.settings import Settings
+from worker.engine.base import Engine
+
+SUPPORTED_LAYERS: Final = {"full_attention", "sliding_attention"}
+
+
+class PromptEncoder(Protocol):
+    def encode(self, request: GenerationRequest) -> tuple[int, ...]:
+        """The prompt as the model sees it.
+
+        Raises:
+            PromptTooLongError: it has more tokens than a slot may be given.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    name: str
+    engine: Engine
+    prompts: PromptEncoder
+
+
+Loader: TypeAlias = Callable[[str], LoadedModel]
+"""Loads a model by its catalog name; blocks. Raises ModelUnavailableError."""
+
+
+class ChatPrompts:
+    """Prompts through the model's own chat template, if it has one."""
+
+    def __init__(self, tokenizer: Any, max_tokens: int) -> None:
+        self._tokenizer = tokenizer
+        self._max_tokens = max_tokens
+
+    def encode(self, request: GenerationRequest) -> tuple[int, ...]:
+        if request.raw or not self._tokenizer.chat_template:
+            ids = self._tokenizer(request.prompt)["input_ids"]
+        else:
+            text = self._tokenizer.apply_chat_template(
+                [{"role": "user", "content": request.prompt}],
+                add_generation_prompt=True,
+                tokenize=False,
+            )
+            # The template has written the special tokens already.
+            ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(ids) > self._max_tokens:
+            raise PromptTooLongError(
+                f"The prompt has {len(ids)} tokens; at most {self._max_tokens} are accepted."
+            )
+        # Some tokenizers make nothing of white space; a model needs something to begin with.
+        return tuple(ids) or (self._tokenizer.eos_token_id,)
+
+
+class PlainDecoder:
+    """A tokenizer's `decode` with nothing but the text."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def decode(self, ids: list[int]) -> str:
+        text: str = self._tokenizer.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+
+def transformers_loader(catalog: Catalog, settings: Settings) -> Loader:
+    """A loader of converted models from the model folder."""
+    return lambda name: _load(catalog[name], settings)
+
+
+def _load(spec: ModelSpec, settings: Settings) -> LoadedModel:
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415  (takes seconds)
+
+    from worker import model_files  # noqa: PLC0415
+    from worker.engine import attention  # noqa: PLC0415
+    from worker.engine.transformers import TransformersEngine  # noqa: PLC0415
+
+    model_files.verify(spec, settings)
+    folder = spec.folder(settings)
+    device, dtype = _device_and_dtype(settings)
+    attention.register()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            attn_implementation=attention.NAME,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except Exception as error:
+        raise ModelUnavailableError(f"Model {spec.name!r} can't be loaded: {error}") from error
+    _check_architecture(spec.name, model)
+    model.requires_grad_(requires_grad=False).to(device)
+    context = _context(model, settings)
+    engine = TransformersEngine(
+        model,
+        decoder=PlainDecoder(tokenizer),
+        eos_ids=_eos_ids(model),
+        slots=settings.slots,
+        context=context,
+        prefill_chunk=settings.prefill_chunk,
+    )
+    prompts = ChatPrompts(tokenizer, max_tokens=min(settings.max_prompt_tokens, context - 1))
+    return LoadedModel(name=spec.name, engine=engine, prompts=prompts)
+
+
+def _device_and_dtype(settings: Settings) -> tuple[Any, Any]:
+    import torch  # noqa: PLC0415
+
+    name = settings.device
+    if name == "auto":
+        name = "cpu"
+        if torch.cuda.is_available():
+            name = "cuda"
+        elif torch.backends.mps.is_available():
+            name = "mps"
+    if settings.dtype != "auto":
+        return torch.device(name), getattr(torch, settings.dtype)
+    return torch.device(name), torch.float32 if name == "cpu" else torch.bfloat16
+
+
+def _check_architecture(name: str, model: Any) -> None:
+    """Refuse what the slot cache can't hold, before it generates nonsense."""
+    kind = type(model).__name__
+    if not getattr(model, "_supports_attention_backend", False):
+        raise ModelUnavailableError(
+            f"Model {name!r} can't be served: {kind} brings an attention of its own."
+        )
+    layers = set(getattr(model.config, "layer_types", None) or ()) - SUPPORTED_LAYERS
+    if layers:
+        raise ModelUnavailableError(
+            f"Model {name!r} can't be served: {kind} has {', '.join(sorted(layers))} layers."
+        )
+
+
+def _context(model: Any, settings: Settings) -> int:
+    """Tokens that fit a slot: what the settings allow, within what the model was made for."""
+    wanted = settings.max_prompt_tokens + settings.max_tokens
+    return min(wanted, getattr(model.config, "max_position_embeddings", None) or wanted)
+
+
+def _eos_ids(model: Any) -> set[int]:
+    eos = model.generation_config.eos_token_id
+    if eos is None:
+        return set()
+    return set(eos) if isinstance(eos, list) else {eos}

@@ -1,0 +1,127 @@
+"""Writes what the engines produce to the event logs, in order, off the engines' thread."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final, cast
+
+import msgspec
+
+from shared.events import AnyEvent, Event, Token
+from shared.log import EventLog
+from shared.logging import get_logger
+from shared.redis import CONNECTION_ERRORS
+from worker.run import Outcome, Run
+from worker.thread import SideThread
+
+_RETRY_SECONDS: Final = 0.5
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """An event that has no number yet, or the end of a run."""
+
+    run: Run
+    event: Event | None = None
+    outcome: Outcome | None = None
+
+
+class Publisher(SideThread):
+    """Takes drafts, gives them numbers and appends them, all jobs in one round trip.
+
+    What piled up while the last round trip was under way goes out together, and tokens of
+    one job that wait side by side share an event. When a run's last event is in its log,
+    the run goes on to `on_end`.
+    """
+
+    def __init__(
+        self,
+        log: EventLog,
+        *,
+        on_end: Callable[[Run, Outcome], None],
+        on_fenced: Callable[[Run], None],
+        on_crash: Callable[[], None],
+    ) -> None:
+        super().__init__("publisher", on_crash)
+        self._log = log
+        self._on_end = on_end
+        self._on_fenced = on_fenced
+        self._drafts: queue.SimpleQueue[_Draft | None] = queue.SimpleQueue()
+        self._closing = threading.Event()
+
+    def publish(self, run: Run, events: Iterable[Event]) -> None:
+        for event in events:
+            self._drafts.put(_Draft(run, event=event))
+
+    def end(self, run: Run, outcome: Outcome) -> None:
+        """Nothing more comes from this run."""
+        self._drafts.put(_Draft(run, outcome=outcome))
+
+    def close(self) -> None:
+        """Publish what is waiting, then stop."""
+        self._closing.set()
+        self._drafts.put(None)
+        self.join()
+
+    def run(self) -> None:
+        while (first := self._drafts.get()) is not None:
+            batch = [first]
+            closed = False
+            while not self._drafts.empty():
+                draft = self._drafts.get()
+                if draft is None:
+                    closed = True
+                    break
+                batch.append(draft)
+            self._send(batch)
+            if closed:
+                return
+
+    def _send(self, batch: list[_Draft]) -> None:
+        drafts = _merge(draft for draft in batch if draft.event is not None)
+        numbered: list[tuple[Run, AnyEvent]] = []
+        next_seq: dict[str, int] = {}
+        for run, event in drafts:
+            if run.fenced:
+                continue
+            seq = next_seq.get(run.id, run.last_seq) + 1
+            next_seq[run.id] = seq
+            numbered.append((run, cast("AnyEvent", msgspec.structs.replace(event, seq=seq))))
+        for (run, event), accepted in zip(numbered, self._append(numbered), strict=True):
+            if accepted:
+                run.note(event)
+            elif not run.fenced:
+                run.fenced = True
+                self._on_fenced(run)
+        for draft in batch:
+            if draft.outcome is not None and not draft.run.fenced:
+                self._on_end(draft.run, draft.outcome)
+
+    def _append(self, numbered: list[tuple[Run, AnyEvent]]) -> list[bool]:
+        """Append until Redis answers: sending the same events again is harmless."""
+        while True:
+            try:
+                return self._log.append_all([(run.id, event) for run, event in numbered])
+            except CONNECTION_ERRORS as error:
+                if self._closing.is_set():
+                    raise
+                get_logger().warning("events wait for Redis", reason=str(error))
+                self._closing.wait(_RETRY_SECONDS)
+
+
+def _merge(drafts: Iterable[_Draft]) -> list[tuple[Run, Event]]:
+    """Put neighbouring tokens of a run into one event; the order within a run stays."""
+    merged: dict[str, list[tuple[Run, Event]]] = {}
+    for draft in drafts:
+        assert draft.event is not None
+        events = merged.setdefault(draft.run.id, [])
+        last = events[-1][1] if events else None
+        if isinstance(last, Token) and isinstance(draft.event, Token):
+            joined = Token(seq=0, ids=last.ids + draft.event.ids, text=last.text + draft.event.text)
+            events[-1] = (draft.run, joined)
+        else:
+            events.append((draft.run, draft.event))
+    return [pair for events in merged.values() for pair in events]

@@ -1,0 +1,113 @@
+"""A worker process put together: what starts in which order, and ends in which."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Final
+
+from redis import Redis
+
+from shared.log import EventLog
+from shared.logging import get_logger
+from shared.settings import Settings
+from shared.store import Store
+from worker.finisher import Finisher
+from worker.heartbeat import Heartbeat
+from worker.intake import GenerationWorker
+from worker.loop import EngineLoop
+from worker.models import Loader
+from worker.publisher import Publisher
+from worker.run import Outcome, Run
+
+_POLL: Final = 0.05
+
+
+class WorkerService:
+    """RQ's loop on the calling thread; engine, publisher, finisher and heartbeat beside it."""
+
+    def __init__(self, settings: Settings, redis: Redis, loader: Loader, store: Store) -> None:
+        self._settings = settings
+        self._crashed = False
+        name = f"minivault-{uuid.uuid4().hex[:12]}"
+        log = EventLog(redis, writer=name)
+        self._publisher = Publisher(
+            log, on_end=self._on_end, on_fenced=self._on_fenced, on_crash=self._on_crash
+        )
+        self._loop = EngineLoop(
+            loader=loader,
+            publisher=self._publisher,
+            max_loaded_models=settings.max_loaded_models,
+            on_crash=self._on_crash,
+        )
+        self._worker = GenerationWorker(
+            redis,
+            name=name,
+            models=settings.models,
+            slots=settings.slots,
+            loop=self._loop,
+            log=log,
+            on_start=self._announce,
+            on_stop=self._drain,
+        )
+        self._finisher = Finisher(
+            store=store,
+            log=log,
+            result_ttl=settings.result_ttl,
+            finalize=self._worker.finalize,
+            on_crash=self._on_crash,
+        )
+        self._heartbeat = Heartbeat(
+            redis,
+            worker=self._worker,
+            loop=self._loop,
+            models=settings.models,
+            slots=settings.slots,
+            on_crash=self._on_crash,
+        )
+
+    def run(self) -> bool:
+        """Serve until `stop` or a signal; True if it ended as asked.
+
+        Raises:
+            ModelUnavailableError: the default model can't be loaded.
+        """
+        self._loop.preload(self._settings.default_model)
+        for thread in (self._publisher, self._finisher, self._loop):
+            thread.start()
+        self._worker.work(logging_level=None)
+        return not self._crashed
+
+    def stop(self) -> None:
+        self._worker.stop()
+
+    def _announce(self) -> None:
+        self._heartbeat.beat()
+        self._heartbeat.start()
+        get_logger().info("worker ready", worker=self._worker.name)
+
+    def _drain(self) -> None:
+        """Let running jobs finish within the grace time, then hand back the rest.
+
+        Each thread is closed before the one it feeds, so that everything generated is in
+        the logs before a job goes back to its queue.
+        """
+        deadline = time.monotonic() + self._settings.shutdown_grace
+        while self._worker.running and not self._crashed and time.monotonic() < deadline:
+            time.sleep(_POLL)
+        unfinished = self._loop.stop()
+        self._publisher.close()
+        self._finisher.close()
+        self._worker.hand_back([run for run in unfinished if not run.fenced])
+        self._heartbeat.stop()
+
+    def _on_end(self, run: Run, outcome: Outcome) -> None:
+        self._finisher.finish(run, outcome)
+
+    def _on_fenced(self, run: Run) -> None:
+        self._loop.cancel(run.id)
+        self._worker.abandon(run)
+
+    def _on_crash(self) -> None:
+        self._crashed = True
+        self._worker.stop()
