@@ -33,7 +33,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def greedy(self) -> bool:
-        return self.temperature == 0
+        """Always the likeliest token; so near 0 that float32 could not tell the difference."""
+        return self.temperature < 1e-5
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):

