@@ -1,0 +1,260 @@
+"""Worker processes between a real Valkey, real RQ and a real database; the engine is fake."""
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+from redis import Redis
+from rq.worker import BaseWorker
+
+from shared import events, job, names
+from shared.events import AnyEvent, Done, Failed, Loading, Queued, Resumed, Started, Token
+from shared.job import GenerationRequest, SamplingParams
+from shared.log import EventLog
+from shared.queue import JobQueue, rq_queue, workers
+from shared.settings import Settings
+from shared.store import Store
+from tests.support.poll import until
+from tests.support.workers import BROKEN_MODEL, fake_worker, live_pids
+
+MODEL = "smollm2-135m"
+OTHER = "distilgpt2"
+
+
+@pytest.fixture
+def three_models(settings: Settings) -> Settings:
+    return settings.model_copy(
+        update={"models": (MODEL, OTHER, BROKEN_MODEL), "slots": 4, "shutdown_grace": 1.0}
+    )
+
+
+@pytest.fixture
+def queue(redis: Redis, three_models: Settings) -> JobQueue:
+    return JobQueue(redis, three_models.models, result_ttl=600)
+
+
+@pytest.fixture
+def worker(three_models: Settings) -> Iterator[subprocess.Popen[bytes]]:
+    with fake_worker(three_models) as processes:
+        yield processes[0]
+
+
+def generation(
+    prompt: str = "hello", *, model: str = MODEL, max_tokens: int = 1000, **more: object
+) -> GenerationRequest:
+    return GenerationRequest(
+        id=job.new_job_id(),
+        model=model,
+        prompt=prompt,
+        params=SamplingParams(max_tokens=max_tokens, temperature=0, seed=1),
+        created_at=job.now(),
+        **more,
+    )
+
+
+def log_of(redis: Redis, job_id: str) -> list[AnyEvent]:
+    return EventLog(redis, writer="test").read(job_id)
+
+
+def ended(redis: Redis, job_id: str, seconds: float = 20) -> list[AnyEvent]:
+    def probe() -> list[AnyEvent] | None:
+        log = log_of(redis, job_id)
+        return log if log and events.is_terminal(log[-1]) else None
+
+    return until(probe, seconds=seconds, what=f"the end of {job_id}")
+
+
+def text(log: list[AnyEvent]) -> str:
+    return "".join(events.text_of(event) for event in log)
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_job_from_queue_to_row(queue: JobQueue, redis: Redis, settings: Settings) -> None:
+    request = generation("What is it?", request_id="req-1", client="10.0.0.9")
+    queue.submit(request)
+    log = ended(redis, request.id)
+    assert [event.seq for event in log] == list(range(1, len(log) + 1))
+    assert isinstance(log[0], Queued)
+    assert isinstance(log[1], Started)
+    assert text(log) == "What is it?"
+    done = log[-1]
+    assert isinstance(done, Done)
+    assert (done.finish_reason, done.usage.prompt_tokens, done.usage.completion_tokens) == (
+        "stop",
+        11,
+        11,
+    )
+    row = next(r for r in Store.open(settings).recent(1000) if r.id == request.id)
+    assert (row.response, row.status, row.attempts) == ("What is it?", "done", 1)
+    assert (row.request_id, row.client) == ("req-1", "10.0.0.9")
+    assert json.loads(row.parameters)["max_tokens"] == 1000
+    rq = rq_queue(redis, MODEL)
+    until(lambda: request.id in rq.finished_job_registry, what="RQ's finished registry")
+    assert request.id not in rq.started_job_registry
+    assert redis.ttl(names.events(request.id)) > 0
+
+
+@pytest.mark.usefixtures("worker")
+def test_echo_puts_the_prompt_first(queue: JobQueue, redis: Redis) -> None:
+    request = generation("again ", echo=True)
+    queue.submit(request)
+    assert text(ended(redis, request.id)) == "again again "
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_model_is_loaded_when_it_is_wanted(queue: JobQueue, redis: Redis) -> None:
+    request = generation("other", model=OTHER)
+    queue.submit(request)
+    log = ended(redis, request.id)
+    assert [type(event) for event in log[:3]] == [Queued, Loading, Started]
+    until(lambda: OTHER in next(iter(workers(redis).values())).loaded, what="the loaded model")
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_model_that_can_not_be_loaded_fails_its_jobs_alone(
+    queue: JobQueue, redis: Redis, settings: Settings
+) -> None:
+    broken, fine = generation(model=BROKEN_MODEL), generation("fine")
+    queue.submit(broken)
+    queue.submit(fine)
+    failed = ended(redis, broken.id)[-1]
+    assert isinstance(failed, Failed)
+    assert (failed.code, failed.message) == ("model_unavailable", "the weights are torn")
+    assert text(ended(redis, fine.id)) == "fine"
+    rq = rq_queue(redis, BROKEN_MODEL)
+    until(lambda: broken.id in rq.failed_job_registry, what="RQ's failed registry")
+    result = rq.fetch_job(broken.id).latest_result()
+    assert "the weights are torn" in result.exc_string
+    row = next(r for r in Store.open(settings).recent(1000) if r.id == broken.id)
+    assert (row.status, row.error) == ("failed", "model_unavailable")
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_job_of_another_version_fails_with_its_reason(redis: Redis) -> None:
+    rq = rq_queue(redis, MODEL)
+    stray = rq.enqueue(names.GENERATE_FUNCTION, args=({"from": "another version"},))
+    until(lambda: stray.id in rq.failed_job_registry, what="RQ's failed registry")
+    assert "not a generation job" in stray.latest_result().exc_string
+
+
+def test_no_more_jobs_are_taken_than_there_are_slots(
+    three_models: Settings, queue: JobQueue, redis: Redis
+) -> None:
+    with fake_worker(three_models, step_seconds=0.02):
+        requests = [generation("x" * 400) for _ in range(10)]
+        for request in requests:
+            queue.submit(request)
+        rq = rq_queue(redis, MODEL)
+        until(lambda: len(rq.started_job_registry) == 4, what="four started jobs")
+        (worker,) = BaseWorker.all(connection=redis)
+        assert worker.get_state() == "busy"
+        assert worker.current_execution_count == 4
+        assert queue.depth(MODEL) == 6
+        assert all(str(request.id) not in _descriptions(redis) for request in requests)
+
+
+def _descriptions(redis: Redis) -> str:
+    rq = rq_queue(redis, MODEL)
+    return " ".join(str(rq.fetch_job(job_id).description) for job_id in rq.job_ids)
+
+
+def test_heartbeats_outlive_their_time_while_jobs_run(
+    three_models: Settings, queue: JobQueue, redis: Redis
+) -> None:
+    with fake_worker(three_models, step_seconds=0.02):
+        request = generation("x" * 700)
+        queue.submit(request)
+        rq = rq_queue(redis, MODEL)
+        until(lambda: len(rq.started_job_registry) == 1, what="the started job")
+        first = BaseWorker.all(connection=redis)[0].last_heartbeat
+        score = redis.zscore(rq.started_job_registry.key, _member(redis, rq))
+        until(
+            lambda: BaseWorker.all(connection=redis)[0].last_heartbeat > first,
+            what="a second heartbeat",
+        )
+        until(
+            lambda: redis.zscore(rq.started_job_registry.key, _member(redis, rq)) > score,
+            what="a renewed execution",
+        )
+
+
+def _member(redis: Redis, rq: object) -> bytes:
+    return redis.zrange(rq.started_job_registry.key, 0, -1)[0]
+
+
+def test_sigterm_finishes_what_fits_and_hands_back_the_rest(
+    three_models: Settings, queue: JobQueue, redis: Redis, settings: Settings
+) -> None:
+    short, long = generation("short" * 4), generation("abcdefghij" * 50)
+    with fake_worker(three_models, step_seconds=0.01) as (process,):
+        queue.submit(short)
+        queue.submit(long)
+        until(lambda: len(text(log_of(redis, long.id))) > 10, what="some tokens")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=10) == 0
+    assert text(ended(redis, short.id)) == "short" * 4
+    half = text(log_of(redis, long.id))
+    assert 10 < len(half) < 500
+    assert queue.depth(MODEL) == 1
+    assert BaseWorker.all(connection=redis) == []
+    assert live_pids(redis) == set()
+
+    with fake_worker(three_models):
+        log = ended(redis, long.id)
+    assert text(log) == "abcdefghij" * 50
+    assert [event.seq for event in log] == list(range(1, len(log) + 1))
+    assert [event for event in log if isinstance(event, Resumed)] == [
+        Resumed(seq=_seq_of(log, Resumed), attempt=2)
+    ]
+    row = next(r for r in Store.open(settings).recent(1000) if r.id == long.id)
+    assert (row.response, row.attempts) == ("abcdefghij" * 50, 2)
+    assert row.completion_tokens == 500
+
+
+def _seq_of(log: list[AnyEvent], kind: type) -> int:
+    return next(event.seq for event in log if isinstance(event, kind))
+
+
+def test_a_fenced_worker_lets_the_job_go(
+    three_models: Settings, queue: JobQueue, redis: Redis
+) -> None:
+    with fake_worker(three_models, step_seconds=0.01):
+        request = generation("x" * 300)
+        queue.submit(request)
+        until(lambda: len(text(log_of(redis, request.id))) > 10, what="some tokens")
+        usurper = EventLog(redis, writer="usurper")
+        token = Token(seq=0, ids=(1,), text="!")
+        until(
+            lambda: usurper.append(
+                request.id,
+                msgspec.structs.replace(token, seq=log_of(redis, request.id)[-1].seq + 1),
+            ),
+            what="the usurper's token",
+        )
+        rq = rq_queue(redis, MODEL)
+        until(lambda: len(rq.started_job_registry) == 0, what="the given up execution")
+        length = len(log_of(redis, request.id))
+        other = generation("next")
+        queue.submit(other)
+        assert text(ended(redis, other.id)) == "next"
+        assert len(log_of(redis, request.id)) == length
+
+
+def test_two_hundred_jobs_over_two_workers_leave_two_hundred_rows(
+    three_models: Settings, queue: JobQueue, redis: Redis, settings: Settings
+) -> None:
+    with fake_worker(three_models, count=2):
+        requests = [generation(f"prompt number {i}") for i in range(200)]
+        for request in requests:
+            queue.submit(request)
+        logs = {request.id: ended(redis, request.id, seconds=60) for request in requests}
+        rq = rq_queue(redis, MODEL)
+        until(lambda: len(rq.finished_job_registry) == 200, what="RQ's finished registry")
+        assert len(rq.started_job_registry) == 0
+        assert redis.llen(rq.intermediate_queue_key) == 0
+    rows = [row for row in Store.open(settings).recent(10_000) if row.id in logs]
+    assert len(rows) == 200
+    assert {row.id: row.response for row in rows} == {i: text(log) for i, log in logs.items()}
