@@ -58,18 +58,18 @@ class Placement:
 
 
 class SlotCache(Cache):
-    """Keys and values of every layer, [rows, heads, context + 1, head size].
+    """Keys and values of every layer, [rows, heads, columns, head size].
 
     A `transformers.Cache` as far as attention layers use one: they call `update`, which
     stores the new keys and hands back all of them. Layers appear on their first update, in
-    whatever shape the model gives them. The last column takes the padding's keys; no mask
-    ever lets it be seen.
+    whatever shape the model gives them. There is a column more than the context has tokens:
+    the last one takes the padding's keys, and no mask ever lets it be seen.
     """
 
     def __init__(self, rows: int, context: int, device: torch.device) -> None:
         super().__init__(layers=[])
         self._rows = rows
-        self._columns = context + 1
+        self._columns = _aligned(context + 1)
         self._device = device
         self._stored: dict[int, tuple[Tensor, Tensor]] = {}
         self._placement: Placement | None = None
@@ -94,7 +94,7 @@ class SlotCache(Cache):
             rows=torch.tensor(rows, device=self._device),
             token_ids=token_ids.to(self._device),
             positions=positions.to(self._device),
-            length=min(-(-longest // _ALIGN) * _ALIGN, self._columns),
+            length=_aligned(longest),
             in_place=rows == list(range(len(rows))),
         )
         return self._placement
@@ -138,3 +138,7 @@ class SlotCache(Cache):
         # NumPy's zeros are the kernel's: memory is taken page by page as tokens are written.
         size = math.prod(shape) * states.element_size()
         return torch.from_numpy(np.zeros(size, dtype=np.uint8)).view(states.dtype).view(shape)
+
+
+def _aligned(length: int) -> int:
+    return -(-length // _ALIGN) * _ALIGN

@@ -1,0 +1,1 @@
+"""What the service does, measured from outside, beside its own engine in process."""
