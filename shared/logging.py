@@ -10,7 +10,17 @@ import structlog
 
 from shared.settings import Settings
 
-_QUIET = ("rq.worker", "rq.job", "httpx", "uvicorn.access", "pyrate_limiter", "transformers")
+_QUIET = (
+    "httpcore",
+    "httpx",
+    "push_response",  # redis-py's; logs every message, and so prompts and responses
+    "pyrate_limiter",
+    "rq.job",
+    "rq.worker",
+    "sse_starlette",  # logs every chunk
+    "transformers",
+    "uvicorn.access",
+)
 
 
 def configure(settings: Settings, process: str) -> None:
@@ -26,12 +36,8 @@ def configure(settings: Settings, process: str) -> None:
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    renderer: list[Any] = (
-        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
-        if settings.log_format == "json"
-        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
-    )
     handler = logging.StreamHandler(sys.stderr)
+    renderer = _json() if settings.log_format == "json" else _console()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared_processors,
@@ -53,6 +59,25 @@ def configure(settings: Settings, process: str) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
+
+
+# Tracebacks without local variables: those would show prompts.
+
+
+def _json() -> list[Any]:
+    tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+    return [
+        structlog.processors.ExceptionRenderer(tracebacks),
+        structlog.processors.JSONRenderer(),
+    ]
+
+
+def _console() -> list[Any]:
+    return [
+        structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
+    ]
 
 
 def get_logger() -> structlog.stdlib.BoundLogger:

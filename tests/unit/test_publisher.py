@@ -1,0 +1,125 @@
+"""Numbers, order, merging and fencing, with a log that lives in memory."""
+
+import threading
+from collections.abc import Sequence
+
+import redis
+
+from shared.events import AnyEvent, FinishReason, Started, Token
+from shared.job import GenerationRequest, SamplingParams
+from shared.log import Append
+from tests.support.poll import until
+from worker.publisher import Publisher
+from worker.run import Outcome, Run
+
+
+class MemoryLog:
+    """An event log that can be held up, can fail, and can be fenced."""
+
+    def __init__(self) -> None:
+        self.events: dict[str, list[AnyEvent]] = {}
+        self.gate = threading.Event()
+        self.gate.set()
+        self.fenced: set[str] = set()
+        self.failures = 0
+
+    def append_all(self, appends: Sequence[Append]) -> list[bool]:
+        assert self.gate.wait(10)
+        if self.failures:
+            self.failures -= 1
+            raise redis.exceptions.ConnectionError("gone")
+        return [self._append(job_id, event) for job_id, event in appends]
+
+    def _append(self, job_id: str, event: AnyEvent) -> bool:
+        if job_id in self.fenced:
+            return False
+        events = self.events.setdefault(job_id, [])
+        assert event.seq == len(events) + 1
+        events.append(event)
+        return True
+
+
+class Ends:
+    def __init__(self) -> None:
+        self.ended: list[tuple[str, Outcome]] = []
+        self.fenced: list[str] = []
+
+
+def publisher(log: MemoryLog) -> tuple[Publisher, Ends]:
+    ends = Ends()
+    made = Publisher(
+        log,
+        on_end=lambda run, outcome: ends.ended.append((run.id, outcome)),
+        on_fenced=lambda run: ends.fenced.append(run.id),
+        on_crash=lambda: None,
+    )
+    made.start()
+    return made, ends
+
+
+def job_run(job_id: str) -> Run:
+    params = SamplingParams(max_tokens=9, temperature=0, seed=0)
+    return Run(GenerationRequest(id=job_id, model="m", prompt="p", params=params, created_at=0))
+
+
+def token(token_id: int) -> Token:
+    return Token(seq=0, ids=(token_id,), text=chr(token_id))
+
+
+STOP = Outcome(FinishReason.STOP)
+
+
+def test_tokens_that_pile_up_share_an_event() -> None:
+    log = MemoryLog()
+    made, ends = publisher(log)
+    a, b = job_run("a"), job_run("b")
+    log.gate.clear()
+    made.publish(a, [Started(seq=0, prompt_tokens=1)])
+    until(made._drafts.empty, what="the publisher at work")
+    for token_id in b"hello":
+        made.publish(a, [token(token_id)])
+        made.publish(b, [token(token_id)])
+    made.end(a, STOP)
+    log.gate.set()
+    made.close()
+    assert [type(event) for event in log.events["a"]] == [Started, Token]
+    assert log.events["a"][1] == Token(seq=2, ids=tuple(b"hello"), text="hello")
+    assert log.events["b"] == [Token(seq=1, ids=tuple(b"hello"), text="hello")]
+    assert ends.ended == [("a", STOP)]
+    assert (a.text, a.ids, a.last_seq) == ("hello", list(b"hello"), 2)
+
+
+def test_numbers_go_on_behind_an_earlier_attempt() -> None:
+    log = MemoryLog()
+    run = job_run("a")
+    run.note(Started(seq=1, prompt_tokens=1))
+    log.events["a"] = [Started(seq=1, prompt_tokens=1)]
+    made, _ = publisher(log)
+    made.publish(run, [token(65)])
+    made.close()
+    assert log.events["a"][-1].seq == 2
+
+
+def test_a_fenced_run_is_reported_once_and_never_ends() -> None:
+    log = MemoryLog()
+    log.fenced.add("a")
+    made, ends = publisher(log)
+    run, other = job_run("a"), job_run("b")
+    for token_id in b"abc":
+        made.publish(run, [token(token_id)])
+    made.end(run, STOP)
+    made.publish(other, [token(65)])
+    made.close()
+    assert ends.fenced == ["a"]
+    assert ends.ended == []
+    assert len(log.events["b"]) == 1
+
+
+def test_events_wait_for_redis() -> None:
+    log = MemoryLog()
+    log.failures = 2
+    made, _ = publisher(log)
+    made.publish(job_run("a"), [token(65)])
+    until(lambda: "a" in log.events, what="the event")
+    made.close()
+    assert log.events["a"] == [Token(seq=1, ids=(65,), text="A")]
