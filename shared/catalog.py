@@ -99,6 +99,9 @@ class Catalog(Mapping[str, ModelSpec]):
                 f"There is no model {name!r}. Known: {', '.join(sorted(self._specs))}."
             ) from None
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._specs  # Mapping's own would ask __getitem__ for a KeyError
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._specs)
 

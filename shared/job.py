@@ -1,10 +1,9 @@
-"""A job: what to generate. Frozen; travels as JSON inside the RQ job."""
+"""A job: what to generate. Frozen; kept as JSON in the first entry of its event log."""
 
 from __future__ import annotations
 
 import secrets
 import time
-from typing import Any
 
 import msgspec
 
@@ -67,18 +66,17 @@ def now() -> float:
     return time.time()
 
 
-def encode(request: GenerationRequest) -> dict[str, Any]:
-    """JSON-ready builtins, as RQ's JSON serializer wants them."""
-    return msgspec.to_builtins(request)  # type: ignore[no-any-return]
+def encode(request: GenerationRequest) -> bytes:
+    return msgspec.json.encode(request)
 
 
-def decode(payload: object) -> GenerationRequest:
+def decode(raw: bytes) -> GenerationRequest:
     """Read a job.
 
     Raises:
-        DecodeError: the payload is not a job of this version.
+        DecodeError: `raw` is not a job of this version.
     """
     try:
-        return msgspec.convert(payload, GenerationRequest)
-    except msgspec.ValidationError as error:
+        return msgspec.json.decode(raw, type=GenerationRequest)
+    except msgspec.DecodeError as error:
         raise DecodeError(f"not a generation job: {error}") from error

@@ -12,7 +12,7 @@ from rq import Queue
 from rq.serializers import JSONSerializer
 from rq.worker import BaseWorker
 
-from shared import job, names
+from shared import names
 from shared.events import Queued
 from shared.job import GenerationRequest
 from shared.log import EventLog
@@ -50,7 +50,6 @@ class JobQueue:
         event = Queued(seq=1, id=request.id, model=request.model, position=queue.count)
         rq_job = queue.create_job(
             names.GENERATE_FUNCTION,
-            args=(job.encode(request),),
             job_id=request.id,
             # What dashboards show: never the prompt.
             description=f"{request.model}, at most {request.params.max_tokens} tokens",
@@ -60,7 +59,7 @@ class JobQueue:
         )
         pipe: Pipeline = self._redis.pipeline(transaction=True)
         pipe.multi()  # before the first command, or RQ opens it again
-        self._log.queue_append(pipe, request.id, event)
+        self._log.queue_begin(pipe, request, event)
         queue.enqueue_job(rq_job, pipeline=pipe)
         pipe.execute()
         return event

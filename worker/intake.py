@@ -26,7 +26,6 @@ from rq.serializers import JSONSerializer
 from rq.worker import BaseWorker
 from rq.worker.base import WorkerStatus
 
-from shared import job as jobs
 from shared.errors import DecodeError, JobNotFoundError
 from shared.events import FinishReason
 from shared.log import EventLog
@@ -45,7 +44,7 @@ _POLL_SECONDS: Final = 1
 _MAX_BACKOFF: Final = 10.0
 
 
-def generate(_request: object) -> NoReturn:
+def generate() -> NoReturn:
     """What RQ is told to run; `GenerationWorker` never calls it."""
     raise RuntimeError("This job needs `minivault worker`; a stock RQ worker can't run it.")
 
@@ -107,7 +106,7 @@ class GenerationWorker(BaseWorker):
         self.prepare_job_execution(job, remove_from_intermediate_queue=len(self.queues) == 1)
         ticket = _Ticket(job, queue, execution)
         try:
-            run = self._read(job)
+            run = Run.from_log(*self._log.read_job(job.id))
         except (DecodeError, JobNotFoundError):
             self._finalize_failure(job, queue, execution, sys.exc_info())
             self._free.release()
@@ -118,13 +117,6 @@ class GenerationWorker(BaseWorker):
             self.finalize(run, Outcome(FinishReason.STOP))
         else:
             self._loop.submit(run)
-
-    def _read(self, job: Job) -> Run:
-        request = jobs.decode(job.args[0] if job.args else None)
-        events = self._log.read(job.id)
-        if not events:
-            raise JobNotFoundError(f"Job {job.id} has no event log.")
-        return Run.from_log(request, events)
 
     def finalize(self, run: Run, outcome: Outcome) -> None:
         """Tell RQ how a run ended. Called on the finisher's thread."""

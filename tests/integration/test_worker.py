@@ -135,9 +135,11 @@ def test_a_model_that_can_not_be_loaded_fails_its_jobs_alone(
 @pytest.mark.usefixtures("worker")
 def test_a_job_of_another_version_fails_with_its_reason(redis: Redis) -> None:
     rq = rq_queue(redis, MODEL)
-    stray = rq.enqueue(names.GENERATE_FUNCTION, args=({"from": "another version"},))
-    until(lambda: stray.id in rq.failed_job_registry, what="RQ's failed registry")
-    assert "not a generation job" in stray.latest_result().exc_string
+    redis.xadd(names.events("job-old"), {"event": '{"type":"queued"}', "request": "{}"}, id="1-0")
+    for job_id, reason in (("job-old", "not a generation job"), ("job-lost", "no event log")):
+        stray = rq.enqueue(names.GENERATE_FUNCTION, job_id=job_id)
+        until(lambda job_id=job_id: job_id in rq.failed_job_registry, what="RQ's failed registry")
+        assert reason in stray.latest_result().exc_string
 
 
 def test_no_more_jobs_are_taken_than_there_are_slots(

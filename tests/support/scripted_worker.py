@@ -10,7 +10,7 @@ import msgspec
 from redis import Redis
 from rq.worker import BaseWorker
 
-from shared import job, names
+from shared import names
 from shared.events import (
     AnyEvent,
     Cancelled,
@@ -101,13 +101,12 @@ class ScriptedWorker:
         queue = rq_queue(self._redis, self._model)
         log = EventLog(self._redis, writer=self.NAME)
         while not self._stopped.is_set():
-            job_id = queue.pop_job_id()
+            job_id = self._redis.lpop(queue.key)
             if job_id is None:
                 time.sleep(0.002)
                 continue
-            rq_job = queue.fetch_job(job_id)
-            assert rq_job is not None
-            request = job.decode(rq_job.args[0])
+            assert queue.fetch_job(job_id.decode()) is not None
+            request, _ = log.read_job(job_id.decode())
             self.seen.append(request)
             self._play(log, request)
 

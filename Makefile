@@ -1,0 +1,70 @@
+PYTHON ?= python3
+# Package index for torch alone, for example one with CPU builds. Empty: pip's own choice.
+TORCH_INDEX ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+RUN_EXTRAS := api,worker,dashboard
+
+.DEFAULT_GOAL := help
+.PHONY: help up models test test-browser check bench clean
+
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
+	@echo
+	@echo "  PYTHON=python3.12    the Python (3.11 or later) that .venv is made with"
+	@echo "  TORCH_INDEX=URL      take torch from this index, for example one with CPU builds"
+
+up: $(VENV)/.run ## Install, fetch the model, start everything; Ctrl-C stops it
+	@exec $(BIN)/python scripts/foreground.py $(BIN)/minivault up
+
+models: $(VENV)/.run ## Fetch the models that MINIVAULT_MODELS names
+	@$(BIN)/minivault models pull
+
+test: $(VENV)/.dev ## Run all tests
+	@$(BIN)/python -m pytest
+
+test-browser: $(VENV)/.dev ## Look at the dashboard with a headless Chromium, which it needs
+	@$(BIN)/python -m pytest tests/browser
+
+check: $(VENV)/.dev ## Style, types, import rules, the lock file, the docs
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python scripts/check_lock.py
+	@$(BIN)/python scripts/check_docs.py
+
+bench: $(VENV)/.dev ## Measure the service from outside, next to the bare engine
+	@$(BIN)/python -m bench
+
+clean: ## Remove what make and the tests built; the data folder stays
+	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps: what is installed already is not looked at again, so that no network is needed.
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "MiniVault needs Python 3.11 or later; choose one with PYTHON=..." >&2; exit 1; }
+	@echo "Making $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.torch: constraints.txt | $(VENV)/.made
+ifneq ($(TORCH_INDEX),)
+	@echo "Installing torch from $(TORCH_INDEX)"
+	@$(PIP_INSTALL) --no-deps --index-url $(TORCH_INDEX) torch
+endif
+	@touch $@
+
+$(VENV)/.run: pyproject.toml constraints.txt $(VENV)/.torch
+	@echo "Installing MiniVault into $(VENV)"
+	@$(PIP_INSTALL) -e '.[$(RUN_EXTRAS)]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.torch
+	@echo "Installing MiniVault and its development tools into $(VENV)"
+	@$(PIP_INSTALL) -e '.[dev]'
+	@touch $(VENV)/.run $@
