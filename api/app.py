@@ -1,0 +1,57 @@
+"""The application, built from its settings and from nothing at import."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import TypedDict
+
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+
+from api import openapi, problems
+from api.body import BodyLimit
+from api.context import RequestContext
+from api.routes import generate, health, jobs, models
+from api.state import State, open_state
+from shared.settings import Settings
+
+DESCRIPTION = """\
+Text generation whose unit is a durable job. A prompt becomes a job; what happens to it is an
+event log that you can follow, leave and rejoin.
+
+Errors are [RFC 9457](https://www.rfc-editor.org/rfc/rfc9457) problem documents with a `code`.
+Every answer has an `X-Request-ID`; send your own to find it in the logs.
+"""
+
+
+class Lifespan(TypedDict):
+    app: State
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Connects to Redis when it starts and not before."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[Lifespan]:
+        async with open_state(settings) as state:
+            yield {"app": state}
+
+    # The docs page's scripts come from this process: it has to work without a network.
+    app = FastAPIOffline(
+        redoc_url=None,
+        title="MiniVault",
+        version=version("minivault"),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        swagger_ui_parameters={"validatorUrl": None},
+    )
+    for module in (generate, jobs, models, health):
+        app.include_router(module.router)
+    problems.install(app)
+    openapi.install(app, settings)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(RequestContext)  # last added, outermost
+    return app

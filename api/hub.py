@@ -1,0 +1,179 @@
+"""One pub/sub connection for the whole process, fanned out to its streams.
+
+A connection a stream would cost Redis one for every waiting client. The connection is driven
+by hand rather than through redis-py's PubSub: that one reconnects and resubscribes without a
+word, and a stream has to know that it missed something.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from types import TracebackType
+from typing import Any, Final, Self
+
+from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ConnectionError  # noqa: A004 (redis-py's own, as its callers expect)
+
+from api.inbox import Inbox
+from shared import events, names
+from shared.errors import DecodeError, RedisUnavailableError
+from shared.logging import get_logger
+from shared.redis import CONNECT_TIMEOUT, CONNECTION_ERRORS
+
+ACKNOWLEDGE_TIMEOUT: Final = 3.0
+"""Seconds that a new stream waits for its subscription."""
+PING_SECONDS: Final = 5.0
+"""A connection that is silent for twice this long is dead."""
+RETRY_SECONDS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
+"""Pauses before reconnecting; the last one repeats."""
+
+log = get_logger()
+
+
+class _Channel:
+    def __init__(self) -> None:
+        self.inboxes: set[Inbox] = set()
+        self.acknowledged = asyncio.Event()
+        self.interrupted = False
+
+    def acknowledge(self) -> None:
+        if self.interrupted:
+            self.mark_gap()
+        self.interrupted = False
+        self.acknowledged.set()
+
+    def interrupt(self) -> None:
+        self.interrupted = self.acknowledged.is_set() or self.interrupted
+        self.acknowledged.clear()
+
+    def mark_gap(self) -> None:
+        for inbox in self.inboxes:
+            inbox.mark_gap()
+
+
+class Subscriptions:
+    """Hands each message to the inboxes of its job. An async context manager."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._pool = redis.connection_pool
+        self._channels: dict[str, _Channel] = {}
+        self._changed = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._run(), name="subscriptions")
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # Until it is done: a cancellation that meets a failing connection is lost in a group.
+        while not self._task.done():
+            self._task.cancel()
+            await asyncio.wait([self._task], timeout=0.1)
+
+    @asynccontextmanager
+    async def subscribe(self, job_id: str) -> AsyncIterator[Inbox]:
+        """An inbox that gets every message published from now on, for as long as we can hear.
+
+        Raises:
+            RedisUnavailableError: the server did not acknowledge in time.
+        """
+        name = names.channel(job_id)
+        channel = self._channels.setdefault(name, _Channel())
+        inbox = Inbox()
+        channel.inboxes.add(inbox)
+        self._changed.set()
+        try:
+            try:
+                async with asyncio.timeout(ACKNOWLEDGE_TIMEOUT):
+                    await channel.acknowledged.wait()
+            except TimeoutError:
+                raise RedisUnavailableError from None
+            yield inbox
+        finally:
+            channel.inboxes.discard(inbox)
+            if not channel.inboxes:
+                del self._channels[name]
+                self._changed.set()
+
+    async def _run(self) -> None:
+        failures = 0
+        while True:
+            try:
+                async with self._connection() as connection, asyncio.TaskGroup() as tasks:
+                    failures = 0
+                    tasks.create_task(self._write(connection))
+                    tasks.create_task(self._read(connection))
+            except* (*CONNECTION_ERRORS, TimeoutError) as group:
+                log.warning("pub/sub connection lost", error=str(group.exceptions[0]))
+            except* Exception:
+                log.exception("pub/sub failed")
+            finally:
+                for channel in self._channels.values():
+                    channel.interrupt()
+            await asyncio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
+            failures += 1
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[AbstractConnection]:
+        connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py's, untyped
+        # With a time-out redis-py writes through `asyncio.wait_for`, which before Python 3.12
+        # can lose the writer's cancellation. A server that hangs is known by its silence.
+        connection.socket_timeout = None
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                await connection.connect()  # type: ignore[no-untyped-call]  # as above
+            yield connection
+        finally:
+            with suppress(*CONNECTION_ERRORS):
+                await connection.disconnect(nowait=True)
+
+    async def _write(self, connection: AbstractConnection) -> None:
+        """Keep the server's subscriptions as `_channels` wants them."""
+        sent: dict[str, _Channel] = {}
+        while True:
+            self._changed.clear()
+            wanted = dict(self._channels)
+            stale = [name for name in sent if wanted.get(name) is not sent[name]]
+            fresh = [name for name in wanted if sent.get(name) is not wanted[name]]
+            for command, channels in (("UNSUBSCRIBE", stale), ("SUBSCRIBE", fresh)):
+                if channels:
+                    await connection.send_command(command, *channels, check_health=False)
+            sent = wanted
+            try:
+                async with asyncio.timeout(PING_SECONDS):
+                    await self._changed.wait()
+            except TimeoutError:
+                await connection.send_command("PING", check_health=False)
+
+    async def _read(self, connection: AbstractConnection) -> None:
+        while True:
+            reply: Any = await connection.read_response(
+                timeout=2 * PING_SECONDS, push_request=True, disconnect_on_error=False
+            )
+            if reply is None:
+                raise ConnectionError("no answer")
+            if isinstance(reply, list) and len(reply) == 3:  # else the answer to a PING
+                kind, name, payload = reply
+                self._dispatch(kind, name.decode(), payload)
+
+    def _dispatch(self, kind: bytes, name: str, payload: bytes) -> None:
+        channel = self._channels.get(name)
+        if channel is None:
+            return
+        if kind == b"subscribe":
+            channel.acknowledge()
+        elif kind == b"message":
+            try:
+                event = events.decode(payload)
+            except DecodeError:
+                channel.mark_gap()  # whoever reads the log meets the error and reports it
+                return
+            for inbox in channel.inboxes:
+                inbox.put(event)

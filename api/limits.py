@@ -1,0 +1,128 @@
+"""The rate limit: a sliding window log a client, in Redis, shared by all API processes."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from typing import Final, NamedTuple
+
+from fastapi_limiter.depends import RateLimiter
+from pyrate_limiter import BucketFactory, Duration, Limiter, Rate, RateItem
+from pyrate_limiter.buckets.redis_bucket import LuaScript, RedisBucket
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api.context import reply_headers
+from api.proxies import Proxies, limit_key
+from shared import names
+from shared.errors import RateLimitedError
+
+_SCRIPT_SHA: Final = hashlib.sha1(LuaScript.PUT_ITEM.encode(), usedforsecurity=False).hexdigest()
+_POLICY: Final = "default"
+
+
+class Standing(NamedTuple):
+    remaining: int
+    seconds: int
+    """Until one more request is allowed."""
+
+
+class ClientBucket(RedisBucket):
+    """One client's window. Only a name and a connection: made for a request, then forgotten."""
+
+    is_async = True
+
+    def __init__(self, redis: Redis, rate: Rate, client: str) -> None:
+        self._client = redis
+        super().__init__([rate], redis, names.rate_limit(client), _SCRIPT_SHA)
+
+    async def put(self, item: RateItem) -> bool:
+        try:
+            return await self._put(item)
+        except NoScriptError:  # the server is new or was restarted
+            await self._client.script_load(LuaScript.PUT_ITEM)
+            return await self._put(item)
+
+    async def _put(self, item: RateItem) -> bool:
+        return bool(await super().put(item))  # type: ignore[misc]  # awaitable: the client is async
+
+
+class ClientBuckets(BucketFactory):
+    """Finds a client's bucket. Registers none with the library's leak task: see `standing`."""
+
+    def __init__(self, redis: Redis, rate: Rate) -> None:
+        self._redis = redis
+        self.rate = rate
+
+    def wrap_item(self, name: str, weight: int = 1) -> RateItem:
+        return RateItem(name, _now(), weight=weight)
+
+    def get(self, item: RateItem) -> ClientBucket:
+        return ClientBucket(self._redis, self.rate, item.name)
+
+    async def standing(self, client: str) -> Standing:
+        """Where a client is; also drops what left the window and lets an idle key expire."""
+        key = names.rate_limit(client)
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.zremrangebyscore(key, 0, _now() - self.rate.interval)
+        pipe.pexpire(key, self.rate.interval)
+        pipe.zcard(key)
+        pipe.zrange(key, 0, 0, withscores=True)
+        _, _, used, oldest = await pipe.execute()
+        ends_at = oldest[0][1] + self.rate.interval if oldest else 0
+        seconds = max(1, math.ceil((ends_at - _now()) / 1000))
+        return Standing(max(0, self.rate.limit - used), seconds if oldest else 0)
+
+
+class ClientRateLimiter(RateLimiter):
+    """fastapi-limiter's dependency with one bucket a client.
+
+    The library looks its route up in `app.routes` to key by it. Routes of an included router
+    are no longer there, and the limit is one for all the routes that generate.
+    """
+
+    def __init__(self, buckets: ClientBuckets, proxies: Proxies) -> None:
+        super().__init__(limiter=Limiter(buckets), identifier=self._identify)
+        self._buckets = buckets
+        self._proxies = proxies
+
+    async def __call__(self, request: Request, _: Response | None = None) -> None:
+        """Take a permit; refused requests take none.
+
+        Raises:
+            RateLimitedError: none is left; says when one will be.
+        """
+        rate = self._buckets.rate
+        client = await self.identifier(request)
+        admitted = await self.limiter.try_acquire_async(client, blocking=False)
+        standing = await self._buckets.standing(client)
+        window = rate.interval // 1000
+        headers = reply_headers(request)
+        headers["RateLimit-Policy"] = f'"{_POLICY}";q={rate.limit};w={window}'
+        headers["RateLimit"] = f'"{_POLICY}";r={standing.remaining};t={standing.seconds}'
+        if not admitted:
+            raise RateLimitedError(
+                f"{rate.limit} requests in {window} s are allowed; "
+                f"the next one in {standing.seconds} s.",
+                retry_after=max(1, standing.seconds),
+            )
+
+    async def _identify(self, request: Request) -> str:
+        return limit_key(self._proxies.client(request))
+
+
+def limiter(rate_limit: str, redis: Redis, proxies: Proxies) -> ClientRateLimiter | None:
+    """`rate_limit` as the settings have it, like `5/minute` or `off`."""
+    if rate_limit == "off":
+        return None
+    count, _, unit = rate_limit.partition("/")
+    rate = Rate(int(count), Duration[unit.upper()])
+    return ClientRateLimiter(ClientBuckets(redis, rate), proxies)
+
+
+def _now() -> int:
+    """Milliseconds on the clock that API processes share."""
+    return time.time_ns() // 1_000_000

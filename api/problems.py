@@ -1,0 +1,134 @@
+"""Every error leaves as an RFC 9457 problem document with a stable `code`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from redis.exceptions import RedisError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from api.errors import FieldProblem, InvalidRequestError
+from shared.errors import MiniVaultError, RateLimitedError, RedisUnavailableError
+from shared.logging import get_logger
+
+MEDIA_TYPE: Final = "application/problem+json"
+RETRY_AFTER: Final = 2
+"""Seconds: about what a supervised Redis or worker needs to be back."""
+_MAX_ERRORS: Final = 20
+_MAX_NAME: Final = 100
+
+STATUS: Final[Mapping[str, int]] = {
+    "invalid_json": 400,
+    "prompt_too_long": 400,
+    "job_not_found": 404,
+    "not_found": 404,
+    "unknown_model": 404,
+    "method_not_allowed": 405,
+    "not_acceptable": 406,
+    "body_too_large": 413,
+    "unsupported_media_type": 415,
+    "invalid_request": 422,
+    "rate_limited": 429,
+    "internal_error": 500,
+    "generation_failed": 502,  # the worker's failure, not the API's
+    "model_unavailable": 503,
+    "no_worker": 503,
+    "redis_unavailable": 503,
+    "stopping": 503,
+}
+"""HTTP status of every code that a client can meet. A code that is not here is a bug: 500."""
+
+_CODE_OF_STATUS: Final[Mapping[int, str]] = {
+    400: "invalid_json",  # the framework's only use of it: a body that it can't parse
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "body_too_large",
+}
+"""What the framework itself refuses."""
+
+_PLAIN_WORDS: Final[Mapping[str, str]] = {
+    "extra_forbidden": "There is no such field.",
+    "missing": "This field is required.",
+    "model_type": "The body must be a JSON object.",
+    "string_unicode": "Text must be Unicode without lone surrogates.",
+}
+
+log = get_logger()
+
+
+class ProblemResponse(JSONResponse):
+    media_type = MEDIA_TYPE
+
+
+def problem(
+    code: str,
+    detail: str,
+    *,
+    errors: Sequence[FieldProblem] = (),
+    headers: Mapping[str, str] | None = None,
+) -> ProblemResponse:
+    status = STATUS.get(code, 500)
+    document: dict[str, Any] = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "code": code,
+    }
+    if errors:
+        document["errors"] = [{"field": each.field, "message": each.message} for each in errors]
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers = {"Retry-After": str(RETRY_AFTER), **(headers or {})}
+    return ProblemResponse(document, status_code=status, headers=headers)
+
+
+def install(app: FastAPI) -> None:
+    app.add_exception_handler(MiniVaultError, _minivault_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RedisError, _redis_error)
+
+
+async def _minivault_error(_: Request, error: Exception) -> ProblemResponse:
+    assert isinstance(error, MiniVaultError)
+    errors = error.problems if isinstance(error, InvalidRequestError) else ()
+    headers = None
+    if isinstance(error, RateLimitedError):
+        headers = {"Retry-After": str(error.retry_after)}
+    return problem(error.code, error.detail, errors=errors, headers=headers)
+
+
+async def _validation_error(_: Request, error: Exception) -> ProblemResponse:
+    assert isinstance(error, RequestValidationError)
+    found = error.errors()
+    if any(each["type"] == "json_invalid" for each in found):
+        return problem("invalid_json", "The body is not valid JSON.")
+    errors = [_field_problem(each) for each in found[:_MAX_ERRORS]]
+    return problem("invalid_request", InvalidRequestError(errors).detail, errors=errors)
+
+
+async def _http_error(_: Request, error: Exception) -> ProblemResponse:
+    assert isinstance(error, HTTPException)
+    code = _CODE_OF_STATUS.get(error.status_code, "internal_error")
+    return problem(code, error.detail, headers=error.headers)
+
+
+async def _redis_error(_: Request, error: Exception) -> ProblemResponse:
+    log.error("Redis failed", error=str(error))
+    return problem(RedisUnavailableError.code, RedisUnavailableError().detail)
+
+
+def _field_problem(error: Mapping[str, Any]) -> FieldProblem:
+    """Names the field and what it should have been; pydantic's `input` and `ctx` stay here."""
+    kind, *path = error["loc"]
+    name = ".".join(str(part) for part in path) or str(kind)
+    # A name the client invented may be huge or hold lone surrogates.
+    name = name.encode("utf-8", "backslashreplace").decode()[:_MAX_NAME]
+    message = _PLAIN_WORDS.get(error["type"], error["msg"].removeprefix("Value error, "))
+    return FieldProblem(field=name, message=message)

@@ -1,0 +1,39 @@
+"""Event to server-sent event. Pure.
+
+The frame's `id:` is the event's number, its data one JSON object. Clients need one rule for
+the text: the response is the concatenation of every `text` field, in order.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+import msgspec
+from sse_starlette.event import ServerSentEvent
+
+from shared.events import AnyEvent, Cancelled, Done
+
+_INTERNAL: Final = frozenset({"type", "seq", "v", "ids"})
+"""In the frame's own fields, or the worker's business."""
+
+_LINE_BREAKS: Final = str.maketrans({char: f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"})
+"""JSON may hold these as they are, but clients that split lines as Unicode has them break there."""
+
+
+def frame(event: AnyEvent) -> ServerSentEvent:
+    return json_frame(data_of(event), event=event.name, id=str(event.seq))
+
+
+def json_frame(data: dict[str, Any], event: str, id: str | None = None) -> ServerSentEvent:  # noqa: A002 (SSE's word)
+    encoded = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    return ServerSentEvent(encoded.translate(_LINE_BREAKS), event=event, id=id)
+
+
+def data_of(event: AnyEvent) -> dict[str, Any]:
+    """What a client gets of an event."""
+    fields: dict[str, Any] = msgspec.to_builtins(event)
+    data = {name: value for name, value in fields.items() if name not in _INTERNAL}
+    if isinstance(event, Done | Cancelled):
+        data["usage"]["total_tokens"] = event.usage.total_tokens
+    return data

@@ -1,0 +1,105 @@
+"""Streamed responses, as server-sent events or as bare text."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+import anyio
+from sse_starlette.event import ServerSentEvent
+from sse_starlette.sse import EventSourceResponse, SendTimeoutError
+from starlette.types import Receive, Scope, Send
+
+from api.errors import StoppingError, failure
+from api.feed import Feed
+from api.sse import frame, json_frame
+from shared.errors import MiniVaultError
+from shared.events import Failed, text_of
+from shared.logging import get_logger
+from shared.settings import Settings
+
+SEND_TIMEOUT: Final = 30.0
+"""Seconds that one write may take: a client that no longer reads must not hold a stream."""
+EVENT_STREAM: Final = "text/event-stream"
+PLAIN_TEXT: Final = "text/plain"
+
+log = get_logger()
+
+
+class _CutError(Exception):
+    """The transfer can't be completed, and the client must not take it for complete."""
+
+
+class StreamResponse(EventSourceResponse):
+    """sse-starlette's response, for both media types: it sends bytes as they are.
+
+    So bare text gets the same care: disconnects, frozen clients, shutdown, no buffering.
+    A failure behind the headers breaks the transfer off, which HTTP clients report.
+    """
+
+    def __init__(
+        self,
+        content: AsyncIterator[ServerSentEvent] | AsyncIterator[bytes],
+        settings: Settings,
+        *,
+        media_type: str = EVENT_STREAM,
+    ) -> None:
+        super().__init__(
+            content,
+            media_type=media_type,
+            ping=settings.ping_seconds if media_type == EVENT_STREAM else 0,
+            send_timeout=SEND_TIMEOUT,
+            shutdown_event=anyio.Event(),
+            shutdown_grace_period=settings.shutdown_grace,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        except (SendTimeoutError, _CutError) as error:
+            log.warning("stream broken off", reason=type(error).__name__)
+
+
+async def frames(feed: Feed) -> AsyncIterator[ServerSentEvent]:
+    """A feed as server-sent events.
+
+    What ends the stream but not the job has no number: the client may resume behind the last.
+    """
+    try:
+        async for event in feed:
+            yield frame(event)
+    except StoppingError:
+        return
+    except MiniVaultError as error:
+        yield json_frame({"code": error.code, "message": error.detail}, event="error")
+
+
+async def text(feed: Feed) -> AsyncIterator[bytes]:
+    """A feed as bare UTF-8 text.
+
+    Returns once the first text is there, so that a job that fails before it gets a status
+    and a problem document of its own.
+
+    Raises:
+        MiniVaultError: the job failed before its first text.
+    """
+    texts = _texts(feed)
+    first = await anext(texts, b"")
+    return _continued(first, texts)
+
+
+async def _texts(feed: Feed) -> AsyncIterator[bytes]:
+    async for event in feed:
+        if isinstance(event, Failed):
+            raise failure(event)
+        if added := text_of(event):
+            yield added.encode()
+
+
+async def _continued(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    try:
+        async for chunk in rest:
+            yield chunk
+    except MiniVaultError as error:
+        raise _CutError from error

@@ -1,0 +1,92 @@
+"""What clients get back."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shared.events import FinishReason
+
+
+class _View(BaseModel):
+    """Read from msgspec structs by attribute."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class UsageView(_View):
+    """Token counts. A client that counts events counts wrong: one event may carry several."""
+
+    prompt_tokens: int = Field(examples=[37])
+    completion_tokens: int = Field(examples=[8])
+    total_tokens: int = Field(examples=[45])
+
+
+class TimingsView(_View):
+    """Seconds: waiting, then until the first token, then until the last; and altogether."""
+
+    queue: float = Field(examples=[0.004])
+    prefill: float = Field(examples=[0.06])
+    decode: float = Field(examples=[0.21])
+    total: float = Field(examples=[0.274])
+
+
+class GenerateView(_View):
+    id: str = Field(examples=["job-0123456789abcdef0123456789abcdef"])
+    model: str = Field(examples=["smollm2-135m"])
+    response: str = Field(examples=["The capital of France is Paris."])
+    finish_reason: FinishReason
+    usage: UsageView
+    timings: TimingsView | None = Field(description="Null for a job that was cancelled.")
+
+
+class FailureView(_View):
+    code: str = Field(examples=["prompt_too_long"])
+    message: str
+
+
+class JobView(_View):
+    id: str = Field(examples=["job-0123456789abcdef0123456789abcdef"])
+    model: str = Field(examples=["smollm2-135m"])
+    status: Literal["queued", "running", "done", "failed", "cancelled"]
+    response: str = Field(
+        description="So far, or whole once the status is `done`.",
+        examples=["The capital of France is Paris."],
+    )
+    finish_reason: FinishReason | None
+    usage: UsageView | None
+    timings: TimingsView | None
+    error: FailureView | None
+
+
+class ModelView(BaseModel):
+    name: str = Field(examples=["smollm2-135m"])
+    default: bool = Field(description="Serves requests that name no model.")
+    loaded: bool = Field(description="A live worker has it in memory.")
+
+
+class ModelsView(BaseModel):
+    models: list[ModelView]
+
+
+class HealthView(BaseModel):
+    status: Literal["ok"] = "ok"
+
+
+class FieldProblemView(BaseModel):
+    field: str = Field(examples=["temperature"])
+    message: str = Field(examples=["Input should be less than or equal to 2"])
+
+
+class Problem(BaseModel):
+    """An RFC 9457 problem document. Match on `code`; the other texts may change."""
+
+    type: str = Field(examples=["about:blank"])
+    title: str = Field(description="The status in words.")
+    status: int
+    detail: str = Field(description="What went wrong this time.")
+    code: str = Field(description="Stable name of what went wrong.")
+    errors: list[FieldProblemView] | None = Field(
+        None, description="For `invalid_request`: each field that can't be used."
+    )

@@ -1,0 +1,102 @@
+"""The one pub/sub connection against a real server."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+import structlog
+from redis import Redis
+
+from api import hub
+from api.hub import Subscriptions
+from shared import names
+from shared.errors import RedisUnavailableError
+from shared.events import Token
+from shared.log import EventLog
+from shared.redis import connect_async
+from shared.settings import Settings
+from tests.support.poll import until_async
+
+JOB = "job-x"
+
+
+@pytest.fixture
+async def subscriptions(settings: Settings) -> AsyncIterator[Subscriptions]:
+    async with connect_async(settings, "test") as redis, Subscriptions(redis) as subscriptions:
+        yield subscriptions
+
+
+def subscribers(redis: Redis) -> int:
+    return int(redis.pubsub_numsub(names.channel(JOB))[0][1])
+
+
+async def test_a_subscription_is_acknowledged_before_it_is_handed_out(
+    subscriptions: Subscriptions, redis: Redis
+) -> None:
+    async with subscriptions.subscribe(JOB) as inbox:
+        assert subscribers(redis) == 1
+        EventLog(redis, "test").append(JOB, Token(seq=1, ids=(), text="a"))
+        assert await inbox.get(5) == Token(seq=1, ids=(), text="a")
+
+
+async def test_a_channel_is_kept_for_as_long_as_one_stream_wants_it(
+    subscriptions: Subscriptions, redis: Redis
+) -> None:
+    log = EventLog(redis, "test")
+    async with subscriptions.subscribe(JOB) as first:
+        async with subscriptions.subscribe(JOB) as second:
+            assert subscribers(redis) == 1
+            log.append(JOB, Token(seq=1, ids=(), text="a"))
+            assert [(await each.get(5)).seq for each in (first, second)] == [1, 1]
+        log.append(JOB, Token(seq=2, ids=(), text="b"))
+        assert (await first.get(5)).seq == 2
+    async with subscriptions.subscribe(JOB) as again:
+        log.append(JOB, Token(seq=3, ids=(), text="c"))
+        assert (await again.get(5)).seq == 3
+
+    async def left() -> bool:
+        return subscribers(redis) == 0
+
+    await until_async(left, what="unsubscribing")
+
+
+async def test_a_new_connection_is_a_gap(subscriptions: Subscriptions, redis: Redis) -> None:
+    async with subscriptions.subscribe(JOB) as inbox:
+        redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        assert await inbox.get(10) is None
+        assert subscribers(redis) == 1
+        EventLog(redis, "test").append(JOB, Token(seq=1, ids=(), text="a"))
+        assert (await inbox.get(5)).seq == 1
+
+
+async def test_a_message_that_can_not_be_read_is_a_gap(
+    subscriptions: Subscriptions, redis: Redis
+) -> None:
+    async with subscriptions.subscribe(JOB) as inbox:
+        redis.publish(names.channel(JOB), b'{"type":"from-the-future"}')
+        assert await inbox.get(5) is None
+
+
+async def test_a_server_that_hangs_is_left(
+    settings: Settings, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "PING_SECONDS", 0.05)
+    with structlog.testing.capture_logs() as logs:
+        async with (
+            connect_async(settings, "test") as client,
+            Subscriptions(client) as hanging,
+            hanging.subscribe(JOB) as inbox,
+        ):
+            redis.execute_command("CLIENT", "PAUSE", 400, "ALL")
+            assert await inbox.get(10) is None
+    assert "pub/sub connection lost" in [entry["event"] for entry in logs]
+
+
+async def test_without_a_server_a_stream_is_refused_in_time(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "ACKNOWLEDGE_TIMEOUT", 0.1)
+    nowhere = settings.model_copy(update={"redis_url": "redis://127.0.0.1:1"})
+    async with connect_async(nowhere, "test") as client, Subscriptions(client) as subscriptions:
+        with pytest.raises(RedisUnavailableError):
+            async with subscriptions.subscribe(JOB):
+                pass

@@ -1,0 +1,41 @@
+"""What the OpenAPI document promises, held against what the API does."""
+
+from collections.abc import Iterator
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, settings
+from schemathesis import Case
+
+from api.app import create_app
+from shared.redis import connect
+from shared.settings import Settings
+from tests.support.api import running_api
+from tests.support.scripted_worker import scripted_worker, words
+
+CONFIG = {
+    # The same cases every time: a failure here is one for everybody.
+    "seed": 1,
+    "generation": {"max-examples": 40, "deterministic": True, "database": "none"},
+}
+
+# The document alone, so from the defaults: nothing is read, nothing connected.
+DOCUMENT = create_app(Settings.model_construct()).openapi()
+schema = schemathesis.openapi.from_dict(DOCUMENT, config=schemathesis.Config.from_dict(CONFIG))
+
+
+@pytest.fixture(scope="module")
+def url(session_settings: Settings) -> Iterator[str]:
+    with connect(session_settings, "test") as redis:
+        redis.flushall()
+        with (
+            scripted_worker(redis, session_settings.default_model, words("at", " once")),
+            running_api(session_settings) as url,
+        ):
+            yield url
+
+
+@schema.parametrize()
+@settings(suppress_health_check=list(HealthCheck), deadline=None)
+def test_every_answer_is_documented_and_none_is_a_server_error(case: Case, url: str) -> None:
+    case.call_and_validate(base_url=url)

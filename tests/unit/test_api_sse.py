@@ -1,0 +1,67 @@
+import json
+from typing import Any
+
+import pytest
+
+from api.sse import frame
+from shared.events import (
+    AnyEvent,
+    Cancelled,
+    Done,
+    Failed,
+    FinishReason,
+    Loading,
+    Queued,
+    Resumed,
+    Started,
+    Timings,
+    Token,
+    Usage,
+)
+
+USAGE = Usage(prompt_tokens=3, completion_tokens=4)
+USAGE_DATA = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+TIMINGS = Timings(queue=0.1, prefill=0.2, decode=0.3, total=0.6)
+
+CASES: list[tuple[AnyEvent, str, dict[str, Any]]] = [
+    (
+        Queued(seq=7, id="job-1", model="m", position=2),
+        "queued",
+        {"id": "job-1", "model": "m", "position": 2},
+    ),
+    (Loading(seq=7, model="m"), "loading", {"model": "m"}),
+    (Started(seq=7, prompt_tokens=3), "started", {"prompt_tokens": 3}),
+    (Token(seq=7, ids=(1, 2), text="é\n"), "token", {"text": "é\n"}),
+    (Token(seq=7, ids=(1,), text=""), "token", {"text": ""}),
+    (Resumed(seq=7, attempt=2), "resumed", {"attempt": 2}),
+    (
+        Done(seq=7, finish_reason=FinishReason.LENGTH, usage=USAGE, timings=TIMINGS),
+        "done",
+        {
+            "finish_reason": "length",
+            "usage": USAGE_DATA,
+            "timings": {"queue": 0.1, "prefill": 0.2, "decode": 0.3, "total": 0.6},
+        },
+    ),
+    (Failed(seq=7, code="c", message="m"), "error", {"code": "c", "message": "m"}),
+    (Cancelled(seq=7, usage=USAGE), "cancelled", {"usage": USAGE_DATA}),
+]
+
+
+@pytest.mark.parametrize(("event", "name", "data"), CASES, ids=[case[1] for case in CASES])
+def test_each_event_has_its_frame(event: AnyEvent, name: str, data: dict[str, Any]) -> None:
+    made = frame(event)
+    assert (made.event, made.id) == (name, "7")
+    assert json.loads(made.data) == data
+
+
+@pytest.mark.parametrize("text", ["\n", "\r\n", "\r", "\x85", "\u2028", "\u2029", "\x1c", "\x0b"])
+def test_no_line_break_splits_a_frame(text: str) -> None:
+    encoded = frame(Token(seq=1, ids=(), text=f"a{text}b")).encode().decode()
+    lines = encoded.removesuffix("\r\n\r\n").splitlines()
+    assert [line.split(": ")[0] for line in lines] == ["id", "event", "data"]
+    assert json.loads(lines[2].removeprefix("data: ")) == {"text": f"a{text}b"}
+
+
+def test_text_is_readable_on_the_wire() -> None:
+    assert "日本 🗼" in frame(Token(seq=1, ids=(), text="日本 🗼")).encode().decode()
