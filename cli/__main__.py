@@ -1,0 +1,5 @@
+"""`python -m cli`: how the stack starts its children."""
+
+from cli.main import main
+
+main()

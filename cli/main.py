@@ -1,0 +1,86 @@
+"""The command line: what it offers, and how it ends when something is wrong."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from typing import Annotated, Final
+
+import typer
+
+from cli import console
+from cli.client import ServiceUnavailableError
+from cli.commands import ask, inspect, models, serve
+from cli.extras import MissingExtraError
+from shared.errors import (
+    CatalogError,
+    DataDirError,
+    MiniVaultError,
+    SettingsError,
+    UnknownModelError,
+)
+
+FAILED: Final = 1
+TRY_AGAIN: Final = 75
+"""sysexits' EX_TEMPFAIL: unreachable, busy or rate-limited."""
+BAD_CONFIGURATION: Final = 78
+"""sysexits' EX_CONFIG: no restart mends it."""
+INTERRUPTED: Final = 130
+
+_EXIT_CODES: Final[dict[type[MiniVaultError], int]] = {
+    CatalogError: BAD_CONFIGURATION,
+    DataDirError: BAD_CONFIGURATION,
+    MissingExtraError: BAD_CONFIGURATION,
+    ServiceUnavailableError: TRY_AGAIN,
+    SettingsError: BAD_CONFIGURATION,
+    UnknownModelError: BAD_CONFIGURATION,
+}
+
+app: Final = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app.command()(serve.up)
+app.command("generate", help="Answer a prompt; print the response when it is complete.")(ask.ask)
+app.command("stream", help="Answer a prompt; print the response as it comes.")(ask.ask)
+app.command()(inspect.status)
+app.command()(inspect.history)
+app.add_typer(models.app, name="models")
+app.command()(serve.dashboard)
+app.command()(serve.api)
+app.command()(serve.worker)
+
+
+def _show_version(wanted: bool) -> None:  # noqa: FBT001 - Typer passes the option's value
+    if wanted:
+        console.say(f"minivault {version('minivault')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    *,
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_show_version, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Text generation as durable jobs.
+
+    Settings come from MINIVAULT_* variables and from .env in the current folder.
+    """
+
+
+def main() -> None:
+    """Run a command; turn what went wrong into one line and an exit code."""
+    app.rich_markup_mode = "rich" if sys.stdout.isatty() else None
+    try:
+        app()
+    except MiniVaultError as error:
+        console.fail(str(error))
+        sys.exit(exit_code(error))
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+def exit_code(error: MiniVaultError) -> int:
+    return _EXIT_CODES.get(type(error), FAILED)

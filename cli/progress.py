@@ -1,0 +1,73 @@
+"""How far a model's download and conversion have come."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.text import Text
+
+from cli import console
+
+
+class ModelProgress:
+    """Called by `ensure_model`: a moving bar on a terminal, a line per stage elsewhere."""
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._stage = ""
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            _Bytes(),
+            TimeElapsedColumn(),
+            console=console.stderr(),
+            transient=True,
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        if self._bars.live.is_started:
+            self._bars.stop()
+
+    def __call__(self, stage: str, done: int, total: int | None) -> None:
+        text = f"{self._model}: {stage}"
+        if not self._bars.console.is_terminal:
+            if stage != self._stage:
+                console.note(text)
+        elif stage != self._stage or self._task is None:
+            self._bars.start()
+            if self._task is not None:
+                self._bars.remove_task(self._task)  # a bar that was full does not move again
+            self._task = self._bars.add_task(text, completed=done, total=total)
+        else:
+            self._bars.update(self._task, completed=done, total=total)
+        self._stage = stage
+
+
+class _Bytes(ProgressColumn):
+    """Bytes where they are counted, nothing for stages that have none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._counted = DownloadColumn()
+
+    def render(self, task: Task) -> Text:
+        return self._counted.render(task) if task.completed else Text("")

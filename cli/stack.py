@@ -1,0 +1,207 @@
+"""`minivault up`: Valkey, API and workers, started in order, kept running, stopped in order."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from redis.exceptions import RedisError
+
+from cli import console, extras, state
+from cli.banner import show_banner
+from cli.child import Child
+from cli.client import is_ready, service_url
+from cli.embedded import valkey_command
+from cli.lock import stack_lock
+from cli.progress import ModelProgress
+from cli.signals import StopSignals
+from cli.supervisor import Supervisor, wait
+from shared.catalog import load_catalog
+from shared.errors import StackError
+from shared.redis import connect, require
+from shared.settings import PREFIX, Settings
+from worker import model_files
+
+_POLL: Final = 0.2
+_REDIS_START_SECONDS: Final = 60
+"""Reading a long append-only file takes a while."""
+_READY_SECONDS: Final = 300
+"""Loading a large model from a slow disk takes longer."""
+_HEAD_START_SECONDS: Final = 0.5
+_KILL_MARGIN_SECONDS: Final = 2.2
+"""Beyond the grace time a process has for itself, before it is killed."""
+_REDIS_STOP_SECONDS: Final = 1.5
+
+
+def up(settings: Settings) -> None:
+    """Run the stack until it is told to stop.
+
+    Raises:
+        MiniVaultError: it can't start, or a part of it can't be kept running.
+    """
+    extras.require("api", "fastapi", "uvicorn")
+    extras.require("worker", "torch", "transformers")
+    settings.prepare_data_dir()
+    with stack_lock(settings), StopSignals() as signals:
+        _require_free_port(settings)
+        if not settings.embedded_redis:
+            with connect(settings, "up") as redis:
+                require(redis, settings)
+        prepare_models(settings)
+        signals.defer()
+        _Stack(settings, signals).run()
+
+
+def prepare_models(settings: Settings) -> None:
+    """Fetch the models that the settings name, where missing, and check them.
+
+    Raises:
+        MiniVaultError: one can't be had.
+    """
+    catalog = load_catalog(settings)
+    for name in settings.models:
+        with ModelProgress(name) as progress:
+            model_files.ensure_model(catalog[name], settings, progress)
+        model_files.verify(catalog[name], settings)
+
+
+class _StopAskedError(Exception):
+    """Told to stop while starting."""
+
+
+class _Stack:
+    def __init__(self, settings: Settings, signals: StopSignals) -> None:
+        self._settings = settings
+        self._signals = signals
+        self._url = service_url(settings)
+        self._pid, self._started_at = state.this_process()
+        self._console = console.stderr()
+        self._supervisor = Supervisor(self._report, self._write_state)
+
+    def run(self) -> None:
+        try:
+            self._start()
+            show_banner(self._settings, self._url)
+            while not self._signals.count:
+                self._supervisor.check()
+                time.sleep(_POLL)
+        except _StopAskedError:
+            pass
+        finally:
+            self._stop()
+            state.remove(self._settings)
+
+    def _start(self) -> None:
+        if self._settings.embedded_redis:
+            self._supervisor.start(self._child("redis", "redis", valkey_command(self._settings)))
+            self._wait_until(self._redis_answers, "Valkey", _REDIS_START_SECONDS)
+        self._supervisor.start(self._child("api", "api", [*_program(), "api"]))
+        for number in range(1, self._settings.workers + 1):
+            name = f"worker-{number}"
+            self._supervisor.start(self._child("worker", name, [*_program(), "worker"]))
+        self._wait_until(lambda: is_ready(self._url), "API and workers", _READY_SECONDS)
+
+    def _stop(self) -> None:
+        """API first, so that nothing new comes in; Valkey last, because the others write to it.
+
+        The workers are told soon after the API, not after its end: running answers end, or
+        are handed back, while the API still relays them.
+        """
+        before = self._signals.count
+
+        def hurry() -> bool:
+            return self._signals.count > before
+
+        children = self._supervisor.children
+        apis = [child for child in children if child.role == "api"]
+        workers = [child for child in children if child.role == "worker"]
+        redis = [child for child in children if child.role == "redis"]
+        if children:
+            self._report("Stopping (Ctrl-C again kills at once)")
+        self._terminate(apis)
+        wait(apis, seconds=_HEAD_START_SECONDS, hurry=hurry)
+        self._terminate(workers)
+        grace = self._settings.shutdown_grace + _KILL_MARGIN_SECONDS
+        wait([*apis, *workers], seconds=grace, hurry=hurry)
+        self._kill([*apis, *workers])
+        self._terminate(redis)
+        wait(redis, seconds=_REDIS_STOP_SECONDS, hurry=hurry)
+        self._kill(redis)
+
+    def _terminate(self, children: Sequence[Child]) -> None:
+        for child in children:
+            child.terminate()
+
+    def _kill(self, children: Sequence[Child]) -> None:
+        for child in children:
+            if child.running:
+                self._report(f"{child.name} did not stop in time and is killed")
+                child.kill()
+
+    def _wait_until(self, condition: Callable[[], bool], what: str, seconds: float) -> None:
+        """Poll while the supervisor watches. A spinner on a terminal, a line elsewhere."""
+        deadline = time.monotonic() + seconds
+        if not self._console.is_terminal:
+            self._report(f"Starting {what}")
+        with self._console.status(f"Starting {what}"):
+            while not condition():
+                if self._signals.count:
+                    raise _StopAskedError
+                self._supervisor.check()
+                if time.monotonic() > deadline:
+                    raise StackError(
+                        f"{what} did not start in {seconds} s; see {self._settings.logs_dir}."
+                    )
+                time.sleep(_POLL)
+
+    def _redis_answers(self) -> bool:
+        try:
+            with connect(self._settings, "up") as redis:
+                return bool(redis.ping())
+        except RedisError:
+            return False
+
+    def _child(self, role: str, name: str, command: Sequence[str]) -> Child:
+        return Child(role, name, command, self._settings.logs_dir / f"{name}.log")
+
+    def _report(self, line: str) -> None:
+        self._console.print(f"{time.strftime('%H:%M:%S')} {line}", markup=False)
+
+    def _write_state(self) -> None:
+        processes = tuple(child.describe() for child in self._supervisor.children)
+        state.write(
+            self._settings,
+            state.StackState(self._pid, self._started_at, self._url, processes),
+        )
+
+
+def _program() -> list[str]:
+    """This program as a command line. The installed script where there is one: `ps` shows it."""
+    script = Path(sys.executable).with_name("minivault")
+    if script.is_file():
+        return [sys.executable, str(script)]
+    return [sys.executable, "-P", "-m", "cli"]
+
+
+def _require_free_port(settings: Settings) -> None:
+    """Find out before anything slow is done.
+
+    Raises:
+        StackError: the API can't listen where the settings want it to.
+    """
+    where = f"{settings.host}, port {settings.port}"
+    try:
+        address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(address[0], socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address[4])
+            probe.listen()
+    except OSError as error:
+        raise StackError(
+            f"The API can't listen on {where} ({error.strerror}). "
+            f"Stop what uses the port, or set {PREFIX}PORT or {PREFIX}HOST."
+        ) from error

@@ -1,0 +1,142 @@
+"""Commands that look into the data folder and into Redis."""
+
+import json
+import os
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import pytest
+from redis import Redis
+
+from shared import names
+from shared.queue import WorkerInfo, rq_queue
+from shared.settings import Settings, load_settings
+from shared.store import Interaction, Store
+from tests.support.api import free_port
+from tests.support.commands import minivault
+
+PROMPT = "Tell me\nof whales"
+
+
+@pytest.fixture
+def data_dir(monkeypatch, tmp_path) -> Path:
+    monkeypatch.setenv("MINIVAULT_DATA_DIR", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, data_dir):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINIVAULT_PORT", str(free_port()))
+    return partial(minivault, monkeypatch)
+
+
+def row(number: int, prompt: str, response: str) -> Interaction:
+    numbers = dict.fromkeys(Interaction.__struct_fields__, 0)
+    texts = {
+        "id": f"job-{number}",
+        "request_id": "",
+        "client": "",
+        "model": "m",
+        "prompt": prompt,
+        "response": response,
+        "parameters": "{}",
+        "status": "done",
+        "finish_reason": "stop",
+        "error": None,
+        "created_at": f"2026-01-01T00:00:0{number}.000+00:00",
+        "finished_at": "",
+    }
+    return msgspec.convert({**numbers, **texts}, Interaction)
+
+
+@pytest.fixture
+def rows(data_dir) -> list[Interaction]:
+    """Two rows; the newer first."""
+    settings = load_settings()
+    settings.prepare_data_dir()
+    rows = [row(2, PROMPT, "They are\tbig. " * 20), row(1, "Hi", "100 % fine")]
+    store = Store.open(settings)
+    store.save(rows)
+    store.close()
+    return rows
+
+
+def test_history_is_a_line_per_row_newest_first(run, rows, capsys) -> None:
+    assert run("history") == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert lines[0][:5] == ["2026-01-01 00:00:02", "m", "stop", "0", "Tell me of whales"]
+    assert len(lines[0][5]) == 60
+    assert lines[1][4:] == ["Hi", "100 % fine"]
+
+
+def test_history_as_json_is_whole_rows(run, rows, capsys) -> None:
+    assert run("history", "--json", "--limit", "1") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == [msgspec.to_builtins(rows[0])]
+
+
+def test_history_can_be_searched(run, rows, capsys) -> None:
+    assert run("history", "--json", "--search", "100 %") == 0
+    assert [row["id"] for row in json.loads(capsys.readouterr().out)] == ["job-1"]
+
+
+def test_history_of_an_empty_folder_is_empty(run, data_dir, capsys) -> None:
+    assert run("history", "--json") == 0
+    assert capsys.readouterr().out == "[]\n"
+
+
+def test_an_added_model_is_listed_and_its_name_is_taken(run, data_dir, capsys) -> None:
+    assert run("models", "add", "mine", "org/model", "--revision", "v1") == 0
+    assert capsys.readouterr().out == "Added mine: hub org/model@v1\n"
+    assert run("models", "list") == 0
+    assert "mine\tnot fetched\tno\thub org/model@v1\n" in capsys.readouterr().out
+    assert run("models", "add", "mine", "org/other") == 78
+    assert "already has a model 'mine'" in capsys.readouterr().err
+
+
+def test_an_added_folder_is_kept_as_an_absolute_path(run, data_dir, capsys) -> None:
+    data_dir.mkdir()
+    assert run("models", "add", "mine", "data") == 0
+    assert capsys.readouterr().out == f"Added mine: {data_dir}\n"
+
+
+@pytest.mark.parametrize("source", ["missing.gguf", "a/b/c", "/no/such", "./x/y", "plain"])
+def test_what_is_neither_there_nor_a_repository_is_refused(run, data_dir, capsys, source) -> None:
+    assert run("models", "add", "mine", source) == 78
+    assert capsys.readouterr().err.startswith(f"There is no file or folder {source}")
+    assert not (data_dir / "models.toml").exists()
+
+
+def test_status_without_a_stack_is_not_ready(run, capsys) -> None:
+    assert run("status", "--json") == 1
+    found = json.loads(capsys.readouterr().out)
+    assert (found["ready"], found["processes"]) == (False, [])
+    assert found["models"][0]["ready"] is False
+
+
+def test_status_finds_what_was_started_without_up(
+    run, monkeypatch, settings: Settings, redis: Redis, capsys
+) -> None:
+    monkeypatch.setenv("MINIVAULT_REDIS_URL", settings.effective_redis_url)
+    info = WorkerInfo(
+        pid=os.getpid(),
+        models=("smollm2-135m",),
+        loaded=("smollm2-135m",),
+        slots=4,
+        running=0,
+        kv_bytes=0,
+    )
+    redis.sadd("rq:workers", "rq:worker:by-hand")
+    redis.set(names.worker_info("by-hand"), msgspec.json.encode(info))
+    rq_queue(redis, "smollm2-135m").enqueue(names.GENERATE_FUNCTION)
+    assert run("status", "--json") == 1  # no API
+    found = json.loads(capsys.readouterr().out)
+    assert [(process["role"], process["pid"]) for process in found["processes"]] == [
+        ("redis", redis.info("server")["process_id"]),
+        ("worker", os.getpid()),
+    ]
+    assert found["models"] == [
+        {"name": "smollm2-135m", "default": True, "ready": False, "loaded": 1, "queued": 1}
+    ]

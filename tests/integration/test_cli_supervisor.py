@@ -1,0 +1,187 @@
+"""The supervisor with stand-in children: real processes that are quick to start."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cli import supervisor
+from cli.child import Child
+from cli.signals import StopSignals
+from cli.supervisor import Supervisor
+from shared.errors import StackError
+from tests.support.poll import until
+
+SLEEP = "import time; print('up', flush=True); time.sleep(60)"
+STUBBORN = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    "print('up', flush=True); time.sleep(60)"
+)
+
+
+class Desk:
+    """A supervisor, its children, and what it reported."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.reports: list[str] = []
+        self.changes = 0
+        self.supervisor = Supervisor(self.reports.append, self._changed)
+
+    def start(self, code: str, role: str = "worker") -> Child:
+        name = f"{role}-{len(self.supervisor.children)}"
+        child = Child(role, name, [sys.executable, "-c", code], self.folder / f"{name}.log")
+        self.supervisor.start(child)
+        return child
+
+    def check_until(self, condition) -> None:
+        def probe():
+            self.supervisor.check()
+            return condition()
+
+        until(probe, what="condition under supervision")
+
+    def _changed(self) -> None:
+        self.changes += 1
+
+
+@pytest.fixture
+def desk(tmp_path: Path):
+    desk = Desk(tmp_path)
+    yield desk
+    for child in desk.supervisor.children:
+        child.kill()
+
+
+def pid_of(child: Child) -> int:
+    pid = child.describe().pid
+    assert pid is not None
+    return pid
+
+
+def says(child: Child, text: str) -> None:
+    until(lambda: text in child.log.read_text(), what=f"{child.name} saying {text!r}")
+
+
+def test_a_killed_child_is_started_again_and_reported(desk: Desk) -> None:
+    child = desk.start(SLEEP)
+    first = pid_of(child)
+    os.kill(first, signal.SIGKILL)
+    desk.check_until(lambda: child.due is not None)
+    assert child.describe().state == "restarting"
+    assert child.describe().pid is None
+    desk.check_until(lambda: child.running)
+    assert pid_of(child) != first
+    assert child.restarts == 1
+    assert len(desk.reports) == 1
+    assert "worker-0 died (signal 9); starting it again in 0.5 s" in desk.reports[0]
+    assert desk.changes == 3  # started, died, started
+
+
+def test_the_pause_before_a_restart_grows(desk: Desk) -> None:
+    child = desk.start(SLEEP)
+    for _ in range(2):
+        restarts = child.restarts
+        os.kill(pid_of(child), signal.SIGKILL)
+        desk.check_until(lambda: child.restarts > restarts)  # noqa: B023
+    assert ["0.5 s" in desk.reports[0], "1 s" in desk.reports[1]] == [True, True]
+
+
+def test_exit_code_78_is_fatal_at_once_and_gives_the_last_line(desk: Desk) -> None:
+    desk.start("import sys; print('noise'); print('The model is gone.'); sys.exit(78)")
+    with pytest.raises(StackError, match=r"^worker-0 stopped: The model is gone\.$"):
+        desk.check_until(lambda: False)
+    assert desk.reports == []
+
+
+def test_a_child_that_never_starts_is_given_up(desk: Desk, monkeypatch) -> None:
+    monkeypatch.setattr("cli.backoff.FIRST", 0.01)
+    child = desk.start("import sys; sys.exit('no luck')")
+    with pytest.raises(StackError, match=r"keeps dying as it starts .* no luck"):
+        desk.check_until(lambda: False)
+    assert child.restarts == 4
+
+
+def test_a_program_that_is_not_there_is_a_clear_error(desk: Desk, tmp_path: Path) -> None:
+    child = Child("worker", "w", ["/no/such/program"], tmp_path / "w.log")
+    with pytest.raises(StackError, match="w can't be started"):
+        desk.supervisor.start(child)
+
+
+def test_children_do_not_share_the_terminals_process_group(desk: Desk) -> None:
+    child = desk.start(SLEEP)
+    assert os.getpgid(pid_of(child)) == pid_of(child)
+    assert os.getsid(pid_of(child)) == pid_of(child)
+
+
+def test_the_log_of_the_run_before_is_kept(desk: Desk, tmp_path: Path) -> None:
+    log = tmp_path / "redis-0.log"
+    log.write_text("before")
+    child = desk.start(SLEEP, role="redis")
+    says(child, "up")
+    assert (tmp_path / "redis-0.log.1").read_text() == "before"
+    assert "before" not in log.read_text()
+
+
+def test_wait_ends_as_soon_as_all_have_ended(desk: Desk) -> None:
+    child = desk.start(SLEEP)
+    child.terminate()
+    began = time.monotonic()
+    supervisor.wait([child], seconds=30, hurry=lambda: False)
+    assert not child.running
+    assert time.monotonic() - began < 5
+
+
+def test_a_child_that_will_not_stop_is_waited_for_and_then_killed(desk: Desk) -> None:
+    child = desk.start(STUBBORN)
+    says(child, "up")
+    child.terminate()
+    supervisor.wait([child], seconds=0.2, hurry=lambda: False)
+    assert child.running
+    child.kill()
+    assert not child.running
+    assert child.exit_code == -signal.SIGKILL
+
+
+def test_a_hurry_ends_the_wait(desk: Desk) -> None:
+    child = desk.start(STUBBORN)
+    says(child, "up")
+    child.terminate()
+    began = time.monotonic()
+    supervisor.wait([child], seconds=30, hurry=lambda: True)
+    assert child.running
+    assert time.monotonic() - began < 5
+
+
+def test_kill_takes_what_the_child_has_started(desk: Desk) -> None:
+    child = desk.start(
+        "import subprocess, sys; "
+        "print(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']).pid,"
+        " flush=True); import time; time.sleep(60)"
+    )
+    until(lambda: child.log.read_text().endswith("\n"), what="the grandchild's pid")
+    grandchild = int(child.log.read_text())
+    child.kill()
+    until(lambda: not _alive(grandchild), what="the grandchild's end")
+
+
+def test_stop_signals_interrupt_at_first_and_only_count_later() -> None:
+    with StopSignals() as signals:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        signals.defer()
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGHUP)
+        assert signals.count == 3
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def _alive(pid: int) -> bool:
+    """An orphan is reaped by init, which in a container may be nobody: a zombie is dead."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

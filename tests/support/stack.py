@@ -1,0 +1,145 @@
+"""`minivault up` as its users run it: real processes in a data folder of their own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from shared.settings import PREFIX, load_settings
+from tests.support.api import free_port
+from tests.support.models import seed_real_model
+from tests.support.poll import until
+
+MINIVAULT: Final = str(Path(sys.executable).with_name("minivault"))
+
+
+class Stack:
+    """One stack. Its folder is the current one of its processes: no `.env` reaches them."""
+
+    def __init__(self, folder: Path, **variables: Any) -> None:
+        self.folder = folder
+        self.data = folder / "data"
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        given = {"DATA_DIR": self.data, "PORT": self.port, "RATE_LIMIT": "off", **variables}
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(PREFIX)},
+            **{PREFIX + name: str(value) for name, value in given.items() if value is not None},
+        }
+        self._output = folder / "up.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self._output.open("ab") as output:
+            self.process = subprocess.Popen(
+                [MINIVAULT, "up"],
+                cwd=self.folder,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    def wait_ready(self, seconds: float = 60) -> float:
+        """Seconds until the banner."""
+        began = time.monotonic()
+        until(self._is_ready_or_ended, seconds=seconds, what=f"readiness\n{self.logs()}")
+        assert self.supervisor.poll() is None, f"the stack ended\n{self.logs()}"
+        return time.monotonic() - began
+
+    @property
+    def supervisor(self) -> "subprocess.Popen[bytes]":
+        assert self.process is not None, "start() first"
+        return self.process
+
+    @property
+    def output(self) -> str:
+        return self._output.read_text()
+
+    def command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """A `minivault` command under the stack's settings."""
+        return subprocess.run(
+            [MINIVAULT, *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.command("status", "--json").stdout)
+        return found
+
+    def pid(self, role: str) -> int:
+        """Of a role's first running process, as `status` tells it; 0 if there is none."""
+        for process in self.status()["processes"]:
+            if process["role"] == role and process["state"] == "running":
+                return int(process["pid"])
+        return 0
+
+    def processes(self) -> list[psutil.Process]:
+        """The supervisor and everything it has started."""
+        supervisor = psutil.Process(self.supervisor.pid)
+        return [supervisor, *supervisor.children(recursive=True)]
+
+    def stop(self, number: signal.Signals = signal.SIGINT, seconds: float = 20) -> int:
+        """The exit code of a stop as asked."""
+        self.supervisor.send_signal(number)
+        return self.supervisor.wait(timeout=seconds)
+
+    def kill(self) -> None:
+        """Leave nothing behind, whatever the test did."""
+        if self.process is not None:
+            try:
+                remaining = self.processes()
+            except psutil.NoSuchProcess:
+                remaining = []
+            for process in remaining:
+                try:
+                    process.kill()
+                except psutil.NoSuchProcess:
+                    continue
+            self.process.wait(timeout=10)
+
+    def logs(self) -> str:
+        """Everything that any of the processes said, for a failing test."""
+        files = [self._output, *sorted(self.data.glob("logs/*.log"))]
+        return "\n".join(
+            f"--- {path}\n{path.read_text(errors='replace')}" for path in files if path.exists()
+        )
+
+    def _is_ready_or_ended(self) -> bool:
+        return "MiniVault is ready" in self.output or self.supervisor.poll() is not None
+
+
+@contextmanager
+def running_stack(folder: Path, **variables: Any) -> Iterator[Stack]:
+    """A stack with the real model, ready to answer; stopped hard if the test has not."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stack = Stack(folder, **variables)
+    seed_real_model(load_settings(data_dir=stack.data))
+    stack.start()
+    try:
+        stack.wait_ready()
+        yield stack
+    finally:
+        stack.kill()
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Zombies do not count: in a container there may be no init that reaps them."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
