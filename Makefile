@@ -32,7 +32,7 @@ check: $(VENV)/.dev ## Style, types, import rules, the lock file, the docs
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python scripts/check_lock.py
 	@$(BIN)/python scripts/check_docs.py
 

@@ -8,7 +8,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.problems import problem
+from api.problems import GENERAL, problem
 
 _CODE: Final = "body_too_large"
 
@@ -22,7 +22,6 @@ class BodyLimit:
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
         self._max_bytes = max_bytes
-        self._detail = f"The body may have {max_bytes} bytes."
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -30,7 +29,7 @@ class BodyLimit:
             return
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdecimal() and int(declared) > self._max_bytes:
-            await problem(_CODE, self._detail)(scope, receive, send)
+            await problem(_CODE, GENERAL[_CODE])(scope, receive, send)
             return
         received = 0
 
@@ -39,7 +38,7 @@ class BodyLimit:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self._max_bytes:
-                raise HTTPException(413, self._detail)
+                raise HTTPException(413)
             return message
 
         await self._app(scope, receive_some, send)

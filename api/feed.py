@@ -44,7 +44,7 @@ class Feed:
         self._last = after
         self._stopping = stopping
         self._silence = silence
-        self._healthy_at = 0.0
+        self._failing_since: float | None = None
 
     async def __aiter__(self) -> AsyncIterator[AnyEvent]:
         """Ends behind the terminal event.
@@ -54,7 +54,6 @@ class Feed:
             RedisUnavailableError: the log could not be read for half a minute.
             StoppingError: this process is stopping.
         """
-        self._healthy_at = asyncio.get_running_loop().time()
         events = await self._missed()
         while True:
             for event in events:
@@ -77,10 +76,11 @@ class Feed:
         try:
             events = await self._read_log(self._last)
         except CONNECTION_ERRORS as error:
-            if now - self._healthy_at > PATIENCE_SECONDS:
+            self._failing_since = self._failing_since or now
+            if now - self._failing_since > PATIENCE_SECONDS:
                 raise RedisUnavailableError from error
             return []
         if events is None:
             raise JobNotFoundError
-        self._healthy_at = now
+        self._failing_since = None
         return events

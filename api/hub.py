@@ -102,6 +102,11 @@ class Subscriptions:
                 del self._channels[name]
                 self._changed.set()
 
+    def wake(self) -> None:
+        """Have every stream look up from its inbox now."""
+        for channel in self._channels.values():
+            channel.mark_gap()
+
     async def _run(self) -> None:
         failures = 0
         while True:

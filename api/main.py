@@ -39,7 +39,7 @@ class Server(uvicorn.Server):
                 proxy_headers=False,  # `api.proxies` decides whom to believe
                 server_header=False,
                 ws="none",
-                timeout_graceful_shutdown=math.ceil(self._grace),
+                timeout_graceful_shutdown=max(1, math.ceil(self._grace)),
             )
         )
 

@@ -9,9 +9,10 @@ from typing import Any, Final, TypeAlias, get_args
 
 from fastapi import FastAPI
 
-from api.problems import MEDIA_TYPE, STATUS
+from api.problems import GENERAL, MEDIA_TYPE, STATUS
 from api.schemas import GenerateBody
 from api.views import Problem
+from shared.errors import MiniVaultError
 from shared.events import AnyEvent
 from shared.settings import Settings
 
@@ -85,12 +86,20 @@ def _drop_framework_errors(document: dict[str, Any]) -> None:
         document["components"]["schemas"].pop(name, None)
 
 
+def _meanings(kind: type[MiniVaultError]) -> dict[str, str]:
+    """What each code means: the docstring of its error."""
+    found = {kind.code: (kind.__doc__ or "").strip()}
+    for each in kind.__subclasses__():
+        found |= _meanings(each)
+    return found
+
+
 def _example(code: str) -> dict[str, Any]:
     status = HTTPStatus(STATUS[code])
     return {
         "type": "about:blank",
         "title": status.phrase,
         "status": status,
-        "detail": status.description or status.phrase,
+        "detail": GENERAL.get(code) or _meanings(MiniVaultError)[code],
         "code": code,
     }

@@ -44,13 +44,15 @@ STATUS: Final[Mapping[str, int]] = {
 }
 """HTTP status of every code that a client can meet. A code that is not here is a bug: 500."""
 
-_CODE_OF_STATUS: Final[Mapping[int, str]] = {
-    400: "invalid_json",  # the framework's only use of it: a body that it can't parse
-    404: "not_found",
-    405: "method_not_allowed",
-    413: "body_too_large",
+GENERAL: Final[Mapping[str, str]] = {
+    "invalid_json": "The body is not valid JSON.",
+    "not_found": "There is nothing at this path.",
+    "method_not_allowed": "This path has other methods; `Allow` names them.",
+    "body_too_large": "The body is larger than this service takes.",
 }
-"""What the framework itself refuses."""
+"""What is said of the errors that the framework raises; ours have a docstring."""
+
+_CODE_OF_STATUS: Final[Mapping[int, str]] = {STATUS[code]: code for code in GENERAL}
 
 _PLAIN_WORDS: Final[Mapping[str, str]] = {
     "extra_forbidden": "There is no such field.",
@@ -108,7 +110,7 @@ async def _validation_error(_: Request, error: Exception) -> ProblemResponse:
     assert isinstance(error, RequestValidationError)
     found = error.errors()
     if any(each["type"] == "json_invalid" for each in found):
-        return problem("invalid_json", "The body is not valid JSON.")
+        return problem("invalid_json", GENERAL["invalid_json"])
     errors = [_field_problem(each) for each in found[:_MAX_ERRORS]]
     return problem("invalid_request", InvalidRequestError(errors).detail, errors=errors)
 
@@ -116,7 +118,7 @@ async def _validation_error(_: Request, error: Exception) -> ProblemResponse:
 async def _http_error(_: Request, error: Exception) -> ProblemResponse:
     assert isinstance(error, HTTPException)
     code = _CODE_OF_STATUS.get(error.status_code, "internal_error")
-    return problem(code, error.detail, headers=error.headers)
+    return problem(code, GENERAL.get(code, error.detail), headers=error.headers)
 
 
 async def _redis_error(_: Request, error: Exception) -> ProblemResponse:

@@ -67,7 +67,9 @@ class Relay:
 
     def stop(self, grace: float) -> None:
         """Let feeds go on for `grace` seconds, then end them."""
-        self._ends_at = asyncio.get_running_loop().time() + grace
+        loop = asyncio.get_running_loop()
+        self._ends_at = loop.time() + grace
+        loop.call_at(self._ends_at, self._subscriptions.wake)
 
     def _feed(self, job_id: str, inbox: Inbox, *, after: int) -> Feed:
         async def read_log(last: int) -> list[AnyEvent] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import sys
 import time
@@ -188,20 +189,26 @@ def _program() -> list[str]:
 
 
 def _require_free_port(settings: Settings) -> None:
-    """Find out before anything slow is done.
+    """Find out before anything slow is done whether the API will be able to serve.
 
     Raises:
-        StackError: the API can't listen where the settings want it to.
+        StackError: it can't listen where the settings want it to, or can't be reached there.
     """
-    where = f"{settings.host}, port {settings.port}"
     try:
         address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
         with socket.socket(address[0], socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address[4])
             probe.listen()
+            # In a bare network namespace one can listen while the loopback interface is down.
+            socket.create_connection(probe.getsockname()[:2], timeout=2).close()
     except OSError as error:
+        hint = (
+            f"Stop what uses the port, or set {PREFIX}PORT."
+            if error.errno == errno.EADDRINUSE
+            else f"Check {PREFIX}HOST and {PREFIX}PORT, and that the network interface is up."
+        )
         raise StackError(
-            f"The API can't listen on {where} ({error.strerror}). "
-            f"Stop what uses the port, or set {PREFIX}PORT or {PREFIX}HOST."
+            f"The API can't serve on {settings.host}, port {settings.port} "
+            f"({error.strerror or error}). {hint}"
         ) from error

@@ -8,17 +8,11 @@ from __future__ import annotations
 GENERATE_FUNCTION = "worker.intake.generate"
 """What RQ is told to run. The API names it as text, so that it never imports the worker."""
 
-_QUEUE_PREFIX = "generate-"
-_CHANNEL_PREFIX = "minivault:live:"
 
 
 def queue(model: str) -> str:
     """RQ queue of the jobs for one model: only workers that serve the model listen there."""
-    return _QUEUE_PREFIX + model
-
-
-def model_of_queue(queue_name: str) -> str:
-    return queue_name.removeprefix(_QUEUE_PREFIX)
+    return f"generate-{model}"
 
 
 def events(job_id: str) -> str:
@@ -28,11 +22,7 @@ def events(job_id: str) -> str:
 
 def channel(job_id: str) -> str:
     """Pub/sub channel on which a job's new events are announced."""
-    return _CHANNEL_PREFIX + job_id
-
-
-def job_of_channel(channel_name: str) -> str:
-    return channel_name.removeprefix(_CHANNEL_PREFIX)
+    return f"minivault:live:{job_id}"
 
 
 def rate_limit(client: str) -> str:

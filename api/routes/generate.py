@@ -7,7 +7,7 @@ from typing import Any, Final
 from fastapi import APIRouter, Response
 
 from api.deps import StateDep, StreamType, Submitted
-from api.errors import failure
+from api.errors import StoppingError, failure
 from api.openapi import EVENT_STREAM_CONTENT, Responses, problems
 from api.streams import EVENT_STREAM, PLAIN_TEXT, StreamResponse, frames, text
 from api.transcript import Transcript
@@ -17,13 +17,16 @@ router = APIRouter(tags=["generate"])
 
 _REFUSALS: Final[Responses] = problems(
     "invalid_json",
+    "prompt_too_long",
     "unknown_model",
     "body_too_large",
     "unsupported_media_type",
     "invalid_request",
     "rate_limited",
     "generation_failed",
+    "model_unavailable",
     "redis_unavailable",
+    "stopping",
 )
 
 _STREAM: Final[dict[str, Any]] = {
@@ -44,8 +47,13 @@ _STREAM: Final[dict[str, Any]] = {
 async def generate(feed: Submitted) -> GenerateView:
     """Answers when the job has ended. A slow one is better streamed."""
     transcript = Transcript()
-    async for event in feed:
-        transcript.add(event)
+    try:
+        async for event in feed:
+            transcript.add(event)
+    except StoppingError as error:
+        raise StoppingError(
+            f"This process is stopping. The job goes on: see GET /jobs/{transcript.id}."
+        ) from error
     if transcript.error is not None:
         raise failure(transcript.error)
     return GenerateView.model_validate(transcript)

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from redis import Redis
 
+from api import streams
 from shared import names
 from shared.events import AnyEvent, Done, FinishReason, Token, Usage, encode
 from shared.job import GenerationRequest
@@ -89,22 +90,31 @@ def test_the_whole_response_is_described(url: str, worker: ScriptedWorker) -> No
     }
 
 
-def test_tokens_arrive_one_by_one_over_a_raw_socket(url: str, worker: ScriptedWorker) -> None:
+@pytest.mark.parametrize(
+    ("accept", "token", "end"),
+    [
+        (b"text/event-stream", b"event: token", b"event: done"),
+        (b"text/plain", b"word", b"0\r\n\r\n"),
+    ],
+)
+def test_tokens_arrive_one_by_one_over_a_raw_socket(
+    url: str, worker: ScriptedWorker, accept: bytes, token: bytes, end: bytes
+) -> None:
     pause = 0.08
-    worker.script = words("one", "two", "three", "four", pause=pause)
+    worker.script = words(*["word"] * 4, pause=pause)
     address = urlsplit(url)
     arrivals: list[float] = []
     with socket.create_connection((address.hostname, address.port), timeout=10) as raw:
         body = b'{"prompt": "x"}'
         raw.sendall(
             b"POST /generate/stream HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-            b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+            b"Content-Length: %d\r\nAccept: %s\r\n\r\n%s" % (len(body), accept, body)
         )
         heard = b""
-        while b"event: done" not in heard:
+        while end not in heard:
             part = raw.recv(4096)
             heard += part
-            arrivals += [time.monotonic()] * part.count(b"event: token")
+            arrivals += [time.monotonic()] * part.count(token)
     gaps = [later - earlier for earlier, later in itertools.pairwise(arrivals)]
     assert len(arrivals) == 4
     assert all(gap > pause / 2 for gap in gaps), gaps
@@ -327,6 +337,18 @@ def test_a_silent_stream_gets_comments(settings: Settings, worker: ScriptedWorke
     assert plain == "late"
 
 
+@pytest.mark.parametrize("accept", ["text/event-stream", "text/plain"])
+def test_a_client_that_no_longer_reads_is_left(
+    url: str, worker: ScriptedWorker, redis: Redis, monkeypatch: pytest.MonkeyPatch, accept: str
+) -> None:
+    monkeypatch.setattr(streams, "SEND_TIMEOUT", 0.3)
+    worker.script = words(*["x" * 100_000] * 200)
+    headers = {"Accept": accept}
+    with httpx.stream("POST", f"{url}/generate/stream", json=BODY, headers=headers):
+        until(lambda: redis.pubsub_channels(names.channel("*")) == [], what="unsubscribing")
+    assert httpx.get(f"{url}/healthz").status_code == 200
+
+
 def test_a_stopping_api_ends_its_streams_and_the_job_goes_on(
     settings: Settings, worker: ScriptedWorker
 ) -> None:
@@ -361,6 +383,7 @@ async def test_a_stopping_api_tells_who_waits_that_it_stops(
         response = await waiting
     assert (response.status_code, response.json()["code"]) == (503, "stopping")
     assert response.headers["retry-after"]
+    assert f"GET /jobs/{worker.seen[0].id}" in response.json()["detail"]
 
 
 def test_a_stream_that_ends_within_the_grace_time_is_left_alone(

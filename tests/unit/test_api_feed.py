@@ -132,6 +132,23 @@ async def test_redis_may_not_be_away_for_ever(monkeypatch: pytest.MonkeyPatch) -
         await asyncio.wait_for(collect(feed_of(log, Inbox())), timeout=10)
 
 
+async def test_a_long_stream_is_as_patient_as_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed_module, "PATIENCE_SECONDS", 0.05)
+    log = FakeLog(events_up_to(3), length=1)
+    inbox = Inbox()
+    feed = aiter(Feed(log.read, inbox, after=0, silence=60))
+    assert (await anext(feed)).seq == 1
+    await asyncio.sleep(0.1)  # longer than patience lasts, with no need of the log
+    inbox.put(log.events[1])
+    assert (await anext(feed)).seq == 2
+    log.failures = 1
+    log.length = 3
+    inbox.mark_gap()
+    inbox.put(log.events[1])
+    inbox.put(log.events[2])
+    assert (await anext(feed)).seq == 3
+
+
 async def test_a_stopping_process_ends_its_feeds() -> None:
     log = FakeLog(events_up_to(9), length=3)
     with pytest.raises(StoppingError):
