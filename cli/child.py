@@ -86,11 +86,11 @@ class Child:
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
-    def last_words(self, lines: int = 1) -> str:
-        """The end of its log: what it said before it died."""
+    def last_words(self) -> str:
+        """The last line of its log: what it said before it died."""
         text = self.log.read_text(encoding="utf-8", errors="replace")
         said = [line for line in text.splitlines() if line.strip()]
-        return "\n".join(said[-lines:]) or "(it said nothing)"
+        return said[-1] if said else "(it said nothing)"
 
     def describe(self) -> ProcessState:
         process = self._process

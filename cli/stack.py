@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import sys
 import time
@@ -79,7 +80,6 @@ class _Stack:
         self._settings = settings
         self._signals = signals
         self._url = service_url(settings)
-        self._pid, self._started_at = state.this_process()
         self._console = console.stderr()
         self._supervisor = Supervisor(self._report, self._write_state)
 
@@ -176,7 +176,7 @@ class _Stack:
         processes = tuple(child.describe() for child in self._supervisor.children)
         state.write(
             self._settings,
-            state.StackState(self._pid, self._started_at, self._url, processes),
+            state.StackState(os.getpid(), self._url, processes),
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
@@ -31,14 +30,9 @@ class ProcessState(msgspec.Struct, frozen=True):
 
 class StackState(msgspec.Struct, frozen=True):
     pid: int
-    started_at: float | None
     """Of the supervisor."""
     url: str
     processes: tuple[ProcessState, ...]
-
-    @property
-    def supervised(self) -> bool:
-        return _is_alive(self.pid, self.started_at)
 
 
 def write(settings: Settings, state: StackState) -> None:
@@ -65,10 +59,6 @@ def start_time(pid: int) -> float | None:
         return psutil.Process(pid).create_time()
     except psutil.Error:
         return None
-
-
-def this_process() -> tuple[int, float | None]:
-    return os.getpid(), start_time(os.getpid())
 
 
 def _is_alive(pid: int | None, started_at: float | None) -> bool:

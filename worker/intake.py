@@ -100,6 +100,10 @@ class GenerationWorker(BaseWorker):
         """Take no more jobs; `work` returns soon. From any thread or signal handler."""
         self._stop_requested = True
 
+    @property
+    def stop_requested(self) -> bool:
+        return self._stop_requested
+
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Hand a dequeued job to the engine loop. Holds a slot that `finalize` gives back."""
         execution = self.prepare_execution(job)

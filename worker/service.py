@@ -76,7 +76,7 @@ class WorkerService:
         for thread in (self._publisher, self._finisher, self._loop):
             thread.start()
         self._worker.work(logging_level=None)
-        return not self._crashed
+        return self._worker.stop_requested and not self._crashed
 
     def stop(self) -> None:
         self._worker.stop()

@@ -147,46 +147,40 @@ def test_a_corrupt_model_is_one_line(folder: Path, damage: str) -> None:
     assert refused.stderr.count("\n") == 1
 
 
-def test_two_stacks_run_side_by_side_and_start_again_without_delay(folder: Path) -> None:
+def test_two_stacks_run_side_by_side_and_one_stops_and_starts_again(folder: Path) -> None:
     with running_stack(folder / "a") as first, running_stack(folder / "b") as second:
         ours = json.loads(first.command("generate", "Hello", "--max-tokens", "4", "--json").stdout)
         assert httpx.get(f"{first.url}/jobs/{ours['id']}").status_code == 200
         assert httpx.get(f"{second.url}/jobs/{ours['id']}").status_code == 404
-        assert first.stop() == 0
+        assert_stops(first, signal.SIGINT)
+        assert not (first.data / "run.json").exists()
+        stopped = first.command("status")
+        assert stopped.returncode == 1
+        assert stopped.stdout.startswith("Not ready: ")
         assert second.status()["ready"]
         first.start()
-        until(lambda: first.output.count("MiniVault is ready") == 2, seconds=10, what="ready again")
+        first.wait_ready()
         # What the append-only file held is there again.
         assert httpx.get(f"{first.url}/jobs/{ours['id']}").status_code == 200
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_leaves_no_process_within_10_s(folder: Path, number: signal.Signals) -> None:
-    with running_stack(folder) as stack:
-        processes = stack.processes()
-        assert len(processes) == 4
-        began = time.monotonic()
-        assert stack.stop(number) == 0
-        assert [process for process in processes if is_alive(process)] == []
-        assert time.monotonic() - began < 10
-        assert not (stack.data / "run.json").exists()
-        stopped = stack.command("status")
-        assert stopped.returncode == 1
-        assert stopped.stdout.startswith("Not ready: ")
-
-
-def test_a_stop_in_the_middle_of_a_long_answer_keeps_to_10_s(folder: Path) -> None:
+def test_a_stop_in_the_middle_of_a_long_answer(folder: Path) -> None:
     body = {"prompt": "Count to ten thousand.", "max_tokens": 1024, "temperature": 1.5, "raw": True}
     with running_stack(folder) as stack:
-        processes = stack.processes()
         with httpx.stream("POST", f"{stack.url}/generate/stream", json=body, timeout=60) as stream:
-            lines = stream.iter_lines()
-            next(line for line in lines if line == "event: token")
-            began = time.monotonic()
-            assert stack.stop() == 0
-            assert [process for process in processes if is_alive(process)] == []
-            assert time.monotonic() - began < 10
-    assert "is killed" not in stack.output, stack.logs()
+            next(line for line in stream.iter_lines() if line == "event: token")
+            assert_stops(stack, signal.SIGTERM)
+        assert "is killed" not in stack.output, stack.logs()
+
+
+def assert_stops(stack: Stack, number: signal.Signals) -> None:
+    """With success, within 10 s, and without leaving a process."""
+    processes = stack.processes()
+    assert len(processes) == 4
+    began = time.monotonic()
+    assert stack.stop(number) == 0
+    assert [process for process in processes if is_alive(process)] == []
+    assert time.monotonic() - began < 10
 
 
 def test_a_second_ctrl_c_kills_at_once(folder: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import zipfile
 from pathlib import Path
 
@@ -180,8 +181,15 @@ def test_a_damaged_file_in_an_operators_folder_is_named(own_settings, folder, da
 
 
 @pytest.fixture
-def made(own_settings, wheel, quick_conversion) -> ModelSpec:
-    spec = ModelSpec("tiny", wheel)
+def gguf(tmp_path) -> Path:
+    path = tmp_path / "tiny.gguf"
+    path.write_bytes(b"GGUF")
+    return path
+
+
+@pytest.fixture
+def made(own_settings, gguf, quick_conversion) -> ModelSpec:
+    spec = ModelSpec("tiny", PathSource(str(gguf)))
     ensure_model(spec, own_settings, silent)
     return spec
 
@@ -257,28 +265,50 @@ def test_a_killed_fetch_leaves_nothing_that_looks_finished(own_settings, made) -
     assert contents(own_settings.models_dir) == ["tiny"]
 
 
-def test_two_processes_do_the_work_once(own_settings, wheel, monkeypatch, tmp_path) -> None:
+def test_two_processes_do_the_work_once(own_settings, gguf, tmp_path) -> None:
     code = (
         "import sys, time; from shared.settings import load_settings\n"
-        "from shared.catalog import *\n"
-        "import msgspec; from worker import model_files\n"
+        "from shared.catalog import *; from worker import model_files\n"
         "def convert(gguf, target, progress):\n"
         "    open(sys.argv[3], 'a').write('x'); time.sleep(0.5)\n"
         "    (target / 'config.json').write_text('{}')\n"
         "    (target / 'model.safetensors').write_bytes(b'')\n"
         "model_files.convert_gguf = convert\n"
-        "spec = ModelSpec('tiny', msgspec.json.decode(sys.argv[2], type=WheelSource))\n"
+        "spec = ModelSpec('tiny', PathSource(sys.argv[2]))\n"
         "settings = load_settings(data_dir=sys.argv[1])\n"
-        "model_files.ensure_model(spec, settings, lambda stage, *_: print(stage))\n"
+        "model_files.ensure_model(spec, settings, lambda *_: None)\n"
     )
     count = tmp_path / "count"
-    source = json.dumps({name: getattr(wheel, name) for name in wheel.__struct_fields__})
-    command = [sys.executable, "-c", code, str(own_settings.data_dir), source, str(count)]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
-    said = [process.communicate()[0].decode() for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
+    command = [sys.executable, "-c", code, str(own_settings.data_dir), str(gguf), str(count)]
+    processes = [subprocess.Popen(command) for _ in range(2)]
+    assert [process.wait(timeout=30) for process in processes] == [0, 0]
     assert count.read_text() == "x"
-    assert any("Waiting for another process" in text for text in said)
+
+
+def test_who_waits_for_another_process_says_so(own_settings, made) -> None:
+    steps: list[str] = []
+    release = threading.Event()
+
+    def hold(stage: str, done: int, total: int | None) -> None:
+        steps.append(stage)
+        release.wait(10)
+
+    def wait(stage: str, done: int, total: int | None) -> None:
+        steps.append(stage)
+        release.set()
+
+    first, second = (
+        threading.Thread(
+            target=ensure_model, args=(made, own_settings, report), kwargs={"force": True}
+        )
+        for report in (hold, wait)
+    )
+    first.start()
+    until(lambda: steps, what="the first at work")
+    second.start()
+    first.join(timeout=10)
+    second.join(timeout=10)
+    assert steps[:2] == ["Converting", "Waiting for another process that prepares the model"]
 
 
 class Hub:

@@ -41,13 +41,9 @@ def test_a_killed_holder_leaves_no_lock(own_settings) -> None:
 
 
 def test_notes_are_read_back_and_removed(own_settings) -> None:
-    pid, started_at = state.this_process()
-    noted = StackState(
-        pid, started_at, "http://x", (ProcessState("api", "api", pid, "running", 2, started_at),)
-    )
+    noted = StackState(7, "http://x", (ProcessState("api", "api", 8, "running", 2, 123.45),))
     state.write(own_settings, noted)
     assert state.read(own_settings) == noted
-    assert noted.supervised
     state.remove(own_settings)
     assert state.read(own_settings) is None
 
@@ -63,7 +59,7 @@ def test_a_process_noted_as_running_that_is_gone_is_dead() -> None:
 
 
 def test_a_reused_pid_is_not_the_process_that_was_noted() -> None:
-    pid, started_at = state.this_process()
+    started_at = state.start_time(os.getpid())
     assert started_at is not None
-    noted = ProcessState("worker", "worker-1", pid, "running", 0, started_at - 1)
+    noted = ProcessState("worker", "worker-1", os.getpid(), "running", 0, started_at - 1)
     assert noted.checked().state == "dead"

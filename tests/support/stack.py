@@ -38,7 +38,8 @@ class Stack:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        with self._output.open("ab") as output:
+        """Start, also again; what an earlier run said is gone."""
+        with self._output.open("wb") as output:
             self.process = subprocess.Popen(
                 [MINIVAULT, "up"],
                 cwd=self.folder,

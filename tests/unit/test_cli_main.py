@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from cli.supervisor import FATAL
+from shared.errors import ModelUnavailableError
 from tests.support.commands import minivault
 
 
@@ -63,6 +65,15 @@ def test_a_missing_extra_is_named(run, monkeypatch, capsys, extra, missing) -> N
     assert (
         line == f"This needs {missing}, which is not installed: pip install 'minivault[{extra}]'\n"
     )
+
+
+def test_a_worker_whose_model_is_unusable_is_not_worth_a_restart(run, monkeypatch, capsys) -> None:
+    def fail(_: object) -> None:
+        raise ModelUnavailableError("The model is damaged.")
+
+    monkeypatch.setattr("worker.main.run", fail)
+    assert run("worker") == FATAL
+    assert capsys.readouterr().err == "The model is damaged.\n"
 
 
 def test_a_wrong_command_line_is_code_2_and_plain(run, capsys) -> None:
