@@ -21,13 +21,20 @@ def load(settings: Settings) -> LoadedModel:
     return transformers_loader(load_catalog(settings), settings)(settings.default_model)
 
 
-def stream_all(model: LoadedModel, prompts: Sequence[str], max_tokens: int) -> list[Stream]:
+def stream_all(
+    model: LoadedModel, prompts: Sequence[str], max_tokens: int, *, raw: bool = False
+) -> list[Stream]:
     """Generate for each prompt, all at once, prompts as text like the service gets them."""
     params = SamplingParams(max_tokens=max_tokens, temperature=0, seed=0)
     streams: dict[str, Stream] = {}
     for i, prompt in enumerate(prompts):
         request = GenerationRequest(
-            id=str(i), model=model.name, prompt=prompt, params=params, created_at=time.time()
+            id=str(i),
+            model=model.name,
+            prompt=prompt,
+            params=params,
+            raw=raw,
+            created_at=time.time(),
         )
         streams[request.id] = Stream(started=time.perf_counter())
         prompt_ids = model.prompts.encode(request)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from statistics import median
 
 
 @dataclass
@@ -38,6 +37,10 @@ class Result:
     itl_p50: float
     itl_p99: float
 
+    def __truediv__(self, other: Result) -> float:
+        """How many times the throughput of `other`."""
+        return self.tokens_per_second / other.tokens_per_second
+
 
 def summarize(streams: Sequence[Stream]) -> Result:
     begin = min(stream.started for stream in streams)
@@ -52,12 +55,6 @@ def summarize(streams: Sequence[Stream]) -> Result:
         itl_p50=quantile(pauses, 0.5),
         itl_p99=quantile(pauses, 0.99),
     )
-
-
-def middle(results: Sequence[Result]) -> Result:
-    """The run with the median throughput."""
-    rate = median(result.tokens_per_second for result in results)
-    return min(results, key=lambda result: abs(result.tokens_per_second - rate))
 
 
 def quantile(values: Sequence[float], q: float) -> float:

@@ -66,18 +66,23 @@ def _wait_until_ready(url: str, stack: subprocess.Popen[bytes]) -> None:
     sys.exit(f"{url} was not ready within {_READY_SECONDS} s.")
 
 
-def stream_all(url: str, prompts: Sequence[str], max_tokens: int) -> list[Stream]:
+def stream_all(
+    url: str, prompts: Sequence[str], max_tokens: int, *, raw: bool = False
+) -> list[Stream]:
     """Stream an answer to each prompt, all at once."""
 
     async def together() -> list[Stream]:
-        return await asyncio.gather(*(_stream(url, prompt, max_tokens) for prompt in prompts))
+        bodies = [
+            {"prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "raw": raw}
+            for prompt in prompts
+        ]
+        return await asyncio.gather(*(_stream(url, json.dumps(body).encode()) for body in bodies))
 
     return asyncio.run(together())
 
 
-async def _stream(url: str, prompt: str, max_tokens: int) -> Stream:
+async def _stream(url: str, body: bytes) -> Stream:
     address = urlsplit(url)
-    body = json.dumps({"prompt": prompt, "max_tokens": max_tokens, "temperature": 0}).encode()
     head = (
         f"POST /generate/stream HTTP/1.1\r\nHost: {address.netloc}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"

@@ -221,9 +221,10 @@ class GenerationWorker(BaseWorker):
         return HEARTBEAT_TTL
 
     def heartbeat(self, timeout: int | None = None, pipeline: object = None) -> None:
-        """Renewed by a thread every two seconds, so a dead worker is soon known to be dead."""
+        """Only where it costs no round trip of its own: a thread sends one every two seconds."""
         del timeout
-        super().heartbeat(HEARTBEAT_TTL, pipeline)  # type: ignore[arg-type]  # as above
+        if pipeline is not None:
+            super().heartbeat(HEARTBEAT_TTL, pipeline)  # type: ignore[arg-type]  # as above
 
     def bootstrap(self, *args: Any, **kwargs: Any) -> None:
         super().bootstrap(*args, **kwargs)

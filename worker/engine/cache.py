@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+import mmap
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import Cache
@@ -135,9 +135,12 @@ class SlotCache(Cache):
         shape = (self._rows, states.shape[1], self._columns, states.shape[3])
         if self._device.type != "cpu":
             return states.new_zeros(shape)
-        # NumPy's zeros are the kernel's: memory is taken page by page as tokens are written.
-        size = math.prod(shape) * states.element_size()
-        return torch.from_numpy(np.zeros(size, dtype=np.uint8)).view(states.dtype).view(shape)
+        # Taken from the kernel page by page as tokens are written: a slot costs what it holds.
+        # In huge pages, a row's first token would zero megabytes in every layer.
+        memory = mmap.mmap(-1, math.prod(shape) * states.element_size())
+        if hasattr(mmap, "MADV_NOHUGEPAGE"):  # Linux
+            memory.madvise(mmap.MADV_NOHUGEPAGE)
+        return torch.frombuffer(memory, dtype=states.dtype).view(shape)
 
 
 def _aligned(length: int) -> int:
