@@ -6,6 +6,7 @@ import queue
 import threading
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -70,10 +71,15 @@ class EngineLoop(SideThread):
     def preload(self, name: str) -> None:
         """Load a model before the thread starts.
 
+        On a thread that ends with it, like every load. OpenMP keeps a team of threads for each
+        thread that has ever computed; once there are more of them than cores, all teams go to
+        sleep after every operation instead of waiting for the next one.
+
         Raises:
             ModelUnavailableError: it can't be loaded.
         """
-        self._models[name] = self._loader(name)
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader") as thread:
+            self._models[name] = thread.submit(self._loader, name).result()
 
     def submit(self, run: Run) -> None:
         self._commands.put(_Submit(run))

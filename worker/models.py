@@ -81,7 +81,11 @@ def transformers_loader(catalog: Catalog, settings: Settings) -> Loader:
 
 
 def _load(spec: ModelSpec, settings: Settings) -> LoadedModel:
-    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415  (takes seconds)
+    from transformers import (  # noqa: PLC0415  (takes seconds)
+        AutoModelForCausalLM,
+        AutoTokenizer,
+    )
+    from transformers.utils import logging  # noqa: PLC0415
 
     from worker import model_files  # noqa: PLC0415
     from worker.engine import attention  # noqa: PLC0415
@@ -91,6 +95,7 @@ def _load(spec: ModelSpec, settings: Settings) -> LoadedModel:
     folder = spec.folder(settings)
     device, dtype = _device_and_dtype(settings)
     attention.register()
+    logging.disable_progress_bar()  # nobody watches a worker's log
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(
