@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import secrets
 import time
@@ -17,6 +18,8 @@ from shared.errors import MiniVaultError
 from shared.logging import get_logger
 
 HEADER: Final = "X-Request-ID"
+_PROBES: Final = {"/healthz", "/readyz"}
+"""Asked every second by whoever watches; not worth a line each time."""
 _SANE: Final = re.compile(r"[A-Za-z0-9._:=+/-]{1,128}")
 
 log = get_logger()
@@ -54,7 +57,9 @@ class RequestContext:
                 if not status:
                     answer = problem("internal_error", MiniVaultError().detail)
                     await answer(scope, receive, send_with_headers)
-            log.info(
+            level = logging.DEBUG if scope["path"] in _PROBES else logging.INFO
+            log.log(
+                level,
                 "request",
                 method=scope["method"],
                 path=scope["path"],

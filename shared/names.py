@@ -9,7 +9,6 @@ GENERATE_FUNCTION = "worker.intake.generate"
 """What RQ is told to run. The API names it as text, so that it never imports the worker."""
 
 
-
 def queue(model: str) -> str:
     """RQ queue of the jobs for one model: only workers that serve the model listen there."""
     return f"generate-{model}"

@@ -95,7 +95,7 @@ def _load(spec: ModelSpec, settings: Settings) -> LoadedModel:
     folder = spec.folder(settings)
     device, dtype = _device_and_dtype(settings)
     attention.register()
-    logging.disable_progress_bar()  # nobody watches a worker's log
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # nobody watches a log
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(

@@ -7,9 +7,12 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from pyrate_limiter import Duration, Rate, RateItem
 from redis import Redis
 
+from api.limits import ClientBuckets
 from shared import names
+from shared.redis import connect_async
 from shared.settings import Settings
 from tests.support.api import running_api
 from tests.support.poll import until
@@ -148,3 +151,14 @@ def test_a_limit_that_is_off_is_not_mentioned(settings: Settings) -> None:
         answers = [ask(url) for _ in range(7)]
     assert {answer.status_code for answer in answers} == {200}
     assert "ratelimit" not in answers[0].headers
+
+
+async def test_a_process_whose_clock_is_behind_counts_what_the_others_took(
+    settings: Settings, redis: Redis
+) -> None:
+    assert redis.ping()
+    now = time.time_ns() // 1_000_000
+    async with connect_async(settings, "test") as client:
+        buckets = ClientBuckets(client, Rate(2, Duration.MINUTE))
+        items = [RateItem("someone", now + ahead) for ahead in (50, 50, 0)]
+        assert [await buckets.get(item).put(item) for item in items] == [True, True, False]
