@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import math
 import signal
 import socket
@@ -13,10 +12,10 @@ import uvicorn
 
 from api.app import create_app
 from api.state import PROCESS, State
-from shared.errors import StackError
+from shared.listen import listen
 from shared.logging import configure, get_logger
 from shared.redis import connect, require
-from shared.settings import PREFIX, Settings
+from shared.settings import Settings
 
 _CLOSING_SECONDS: Final = 1.0
 """Part of the grace time kept for ending what still runs."""
@@ -71,35 +70,3 @@ def run(settings: Settings) -> None:
             signal.signal(number, stop)
         log.info("listening", url=f"http://{settings.host}:{settings.port}")
         server.run(sockets=[listener])
-
-
-def listen(settings: Settings) -> socket.socket:
-    """Bind before anything else is built, so that a taken port is told in one line.
-
-    Raises:
-        StackError: the port is taken, or the address is not one of this machine's.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except (OSError, UnicodeError) as error:
-        raise StackError(
-            f"{settings.host} is no address to listen on. Correct {PREFIX}HOST."
-        ) from error
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen()
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise StackError(
-                f"Port {settings.port} on {settings.host} is taken. Free it, or set {PREFIX}PORT."
-            ) from error
-        raise StackError(
-            f"Port {settings.port} on {settings.host} can't be listened on "
-            f"({error.strerror}). Set {PREFIX}HOST or {PREFIX}PORT."
-        ) from error
-    return listener

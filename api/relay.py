@@ -52,7 +52,8 @@ class Relay:
             yield None
             return
         async with self._subscriptions.subscribe(job_id) as inbox:
-            yield self._feed(job_id, inbox, after=after)
+            # A number the log has not reached would wait for an end that never gets there.
+            yield self._feed(job_id, inbox, after=min(after, past[-1].seq))
 
     async def read(self, job_id: str) -> list[AnyEvent]:
         """Everything that has happened to a job; never empty.

@@ -94,7 +94,7 @@ class GenerateBody(BaseModel):
         0.0, ge=0, le=1, description="Drop tokens less likely than this share of the likeliest."
     )
     repetition_penalty: float = Field(
-        1.0, gt=0, le=2, description="Above 1: tokens of prompt and response become less likely."
+        1.0, ge=0.01, le=2, description="Above 1: tokens of prompt and response become less likely."
     )
     presence_penalty: float = Field(
         0.0, ge=-2, le=2, description="Subtracted from tokens that the response has."

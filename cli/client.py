@@ -70,7 +70,11 @@ class Client:
 
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/")
-        self._http = httpx.Client(base_url=self._url, timeout=_CONNECT_SECONDS)
+        try:
+            # A proxy in the environment is no way to one's own machine.
+            self._http = httpx.Client(base_url=self._url, timeout=_CONNECT_SECONDS, trust_env=False)
+        except httpx.InvalidURL as error:
+            raise RequestRefusedError(f"{url} is no URL: {error}") from error
 
     def __enter__(self) -> Self:
         return self
@@ -93,7 +97,10 @@ class Client:
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
         _require_success(response)
-        answer: dict[str, Any] = response.json()
+        try:
+            answer: dict[str, Any] = response.json()
+        except ValueError as error:
+            raise RequestRefusedError(f"What answers at {self._url} is not MiniVault.") from error
         return answer
 
     def stream(self, body: Mapping[str, Any]) -> Iterator[StreamEvent]:
@@ -154,7 +161,9 @@ class Client:
         finally:
             response.close()
 
-    def _unreachable(self, error: httpx.TransportError) -> ServiceUnavailableError:
+    def _unreachable(self, error: httpx.TransportError) -> MiniVaultError:
+        if isinstance(error, httpx.UnsupportedProtocol):
+            return RequestRefusedError(f"{self._url} is no URL of a service. Write http://...")
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
             return ServiceUnavailableError(
                 f"No service answers at {self._url}. Start it with `minivault up`, or pass --url."

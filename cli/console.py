@@ -24,8 +24,9 @@ def stderr() -> Console:
 
 
 def say(text: str) -> None:
-    """A line of result."""
+    """A line of result, at once also where output is buffered: somebody may wait for it."""
     sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def note(text: str) -> None:

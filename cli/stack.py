@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -24,8 +24,10 @@ from cli.signals import StopSignals
 from cli.supervisor import Supervisor, wait
 from shared.catalog import load_catalog
 from shared.errors import StackError
+from shared.listen import listen
 from shared.redis import connect, require
-from shared.settings import PREFIX, Settings
+from shared.settings import Settings
+from shared.store import Store
 from worker import model_files
 
 _POLL: Final = 0.2
@@ -53,6 +55,7 @@ def up(settings: Settings) -> None:
         if not settings.embedded_redis:
             with connect(settings, "up") as redis:
                 require(redis, settings)
+        Store.open(settings).close()  # made once, before several workers want it
         prepare_models(settings)
         signals.defer()
         _Stack(settings, signals).run()
@@ -170,7 +173,10 @@ class _Stack:
         return Child(role, name, command, self._settings.logs_dir / f"{name}.log")
 
     def _report(self, line: str) -> None:
-        self._console.print(f"{time.strftime('%H:%M:%S')} {line}", markup=False)
+        """Never raises: a terminal that is gone must not keep the children from being stopped."""
+        with suppress(OSError):
+            sys.stderr.write(f"{time.strftime('%H:%M:%S')} {line}\n")
+            sys.stderr.flush()
 
     def _write_state(self) -> None:
         processes = tuple(child.describe() for child in self._supervisor.children)
@@ -194,21 +200,12 @@ def _require_free_port(settings: Settings) -> None:
     Raises:
         StackError: it can't listen where the settings want it to, or can't be reached there.
     """
-    try:
-        address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(address[0], socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address[4])
-            probe.listen()
+    with listen(settings) as probe:
+        try:
             # In a bare network namespace one can listen while the loopback interface is down.
             socket.create_connection(probe.getsockname()[:2], timeout=2).close()
-    except OSError as error:
-        hint = (
-            f"Stop what uses the port, or set {PREFIX}PORT."
-            if error.errno == errno.EADDRINUSE
-            else f"Check {PREFIX}HOST and {PREFIX}PORT, and that the network interface is up."
-        )
-        raise StackError(
-            f"The API can't serve on {settings.host}, port {settings.port} "
-            f"({error.strerror or error}). {hint}"
-        ) from error
+        except OSError as error:
+            raise StackError(
+                f"Port {settings.port} on {settings.host} can't be reached "
+                f"({error.strerror or error}). Check that the network interface is up."
+            ) from error

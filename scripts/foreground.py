@@ -21,7 +21,8 @@ def main(command: list[str]) -> int:
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     child = subprocess.Popen(command, process_group=0)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: child.send_signal(number))
+        # Not child.send_signal: that would reap it before the waitpid below does.
+        signal.signal(number, lambda number, _: os.kill(child.pid, number))
     while True:
         os.tcsetpgrp(terminal, child.pid)
         # It may have been stopped meanwhile, or not have had the terminal when it asked.

@@ -64,10 +64,6 @@ class JobQueue:
         pipe.execute()
         return event
 
-    def depth(self, model: str) -> int:
-        """Jobs that wait for a worker."""
-        return int(self._queues[model].count)
-
 
 def rq_queue(redis: Redis, model: str) -> Queue:
     return Queue(names.queue(model), connection=redis, serializer=JSONSerializer)

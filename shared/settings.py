@@ -9,10 +9,14 @@ import re
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import quote
 
 from dotenv import dotenv_values
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from redis.connection import parse_url
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
 
 from shared.errors import DataDirError, SettingsError
 
@@ -70,7 +74,7 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(1_048_576, ge=1024, description="Largest request body.")
     ping_seconds: float = Field(
-        15, gt=0, description="Seconds of silence after which a stream gets a comment."
+        15, gt=0, le=30, description="Seconds of silence after which a stream gets a comment."
     )
     result_ttl: int = Field(
         3600, ge=10, description="Seconds that an ended job can still be read or replayed."
@@ -117,6 +121,21 @@ class Settings(BaseSettings):
     def _redis_scheme(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("start it with redis://, rediss:// or unix://")
+        if value is not None:
+            try:
+                parse_url(value)  # type: ignore[no-untyped-call]  # redis-py
+            except ValueError:
+                raise ValueError("it is no URL that Redis clients understand") from None
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _database(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                make_url(value)
+            except ArgumentError:
+                raise ValueError("it is no URL that SQLAlchemy understands") from None
         return value
 
     @field_validator("data_dir")
@@ -139,11 +158,14 @@ class Settings(BaseSettings):
 
     @property
     def effective_redis_url(self) -> str:
-        return self.redis_url or f"unix://{self.socket_path}"
+        return self.redis_url or f"unix://{quote(str(self.socket_path))}"
 
     @property
     def effective_database_url(self) -> str:
-        return self.database_url or f"sqlite:///{self.data_dir / 'db' / 'minivault.db'}"
+        if self.database_url is not None:
+            return self.database_url
+        path = self.data_dir / "db" / "minivault.db"
+        return URL.create("sqlite", database=str(path)).render_as_string()
 
     @property
     def models_dir(self) -> Path:
@@ -214,4 +236,6 @@ def _unknown_names() -> list[str]:
 def _explain(problem: Any) -> str:
     name = PREFIX + "_".join(str(part) for part in problem["loc"][:1]).upper()
     reason = problem["msg"].removeprefix("Value error, ")
+    if name.endswith("_URL"):  # may hold a password
+        return f"{name}: {reason}."
     return f"{name}={problem['input']!s}: {reason}."

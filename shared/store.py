@@ -63,7 +63,10 @@ class Store:
         Raises:
             StoreError: the database can't be opened, or is newer than this program.
         """
-        engine = sa.create_engine(settings.effective_database_url)
+        try:
+            engine = sa.create_engine(settings.effective_database_url)
+        except (sa.exc.SQLAlchemyError, ImportError) as error:
+            raise StoreError(f"The interactions database can't be opened: {error}") from error
         if engine.dialect.name == "sqlite":
             _tune_sqlite(engine)
         store = cls(engine)

@@ -62,8 +62,11 @@ class Finisher(SideThread):
             closed = end is None
             if batch:
                 self._finish(batch)
+        self._save([])
 
     def _finish(self, batch: list[End]) -> None:
+        for run, _ in batch:
+            run.finish()
         fresh = [(run, outcome) for run, outcome in batch if not run.ended]
         self._save([run.row(outcome) for run, outcome in fresh])
         self._log.append_all([(run.id, run.ending(outcome)) for run, outcome in fresh])

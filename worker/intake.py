@@ -27,7 +27,6 @@ from rq.worker import BaseWorker
 from rq.worker.base import WorkerStatus
 
 from shared.errors import DecodeError, JobNotFoundError
-from shared.events import FinishReason
 from shared.log import EventLog
 from shared.logging import get_logger
 from shared.queue import rq_queue
@@ -70,6 +69,7 @@ class GenerationWorker(BaseWorker):
         slots: int,
         loop: EngineLoop,
         log: EventLog,
+        finish: Callable[[Run, Outcome], None],
         on_start: Callable[[], None],
         on_stop: Callable[[], None],
     ) -> None:
@@ -87,6 +87,7 @@ class GenerationWorker(BaseWorker):
         )
         self._loop = loop
         self._log = log
+        self._finish = finish
         self._on_start = on_start
         self._on_stop = on_stop
         self._free = threading.Semaphore(slots)
@@ -116,9 +117,8 @@ class GenerationWorker(BaseWorker):
             self._free.release()
             return
         self._tickets[run.id] = ticket
-        if run.ended:
-            # Only RQ was left to be told.
-            self.finalize(run, Outcome(FinishReason.STOP))
+        if run.ended is not None:
+            self._finish(run, run.earlier_outcome())  # only RQ was left to be told
         else:
             self._loop.submit(run)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from shared.errors import GenerationError, MiniVaultError, ModelUnavailableError
 from shared.events import FinishReason, Token
@@ -18,6 +19,8 @@ from worker.models import LoadedModel, Loader
 from worker.publisher import Publisher
 from worker.run import Outcome, Run, loading
 from worker.thread import SideThread
+
+_ADMIT_SECONDS: Final = 0.02
 
 
 @dataclass(frozen=True)
@@ -104,15 +107,23 @@ class EngineLoop(SideThread):
 
     def run(self) -> None:
         while not self._stopping:
-            busy = [model for model in self._models.values() if model.engine.has_work]
-            self._obey(block=not busy)
-            for model in busy:
-                self._step(model)
+            self._turn()
             self._load_next()
 
+    def _turn(self) -> None:
+        """In a frame of its own: a model that is unloaded next must not be held by a name here."""
+        busy = [model for model in self._models.values() if model.engine.has_work]
+        self._obey(block=not busy)
+        for model in busy:
+            self._step(model)
+
     def _obey(self, *, block: bool) -> None:
-        """Carry out the commands that wait; if there is nothing to compute, wait for one."""
-        while block or not self._commands.empty():
+        """Carry out the commands that wait; if there is nothing to compute, wait for one.
+
+        Not all of them at once where streams run: long prompts take their time to tokenize.
+        """
+        until = time.monotonic() + _ADMIT_SECONDS
+        while block or (not self._commands.empty() and time.monotonic() < until):
             block = False
             match self._commands.get():
                 case _Submit(run):

@@ -20,6 +20,8 @@ def run(settings: Settings) -> None:
     """
     configure(settings, "worker")
     catalog = load_catalog(settings)
+    for name in settings.models:
+        catalog[name]  # an unknown one is told before anything slow
     settings.prepare_data_dir()
     redis = connect(settings, "worker")
     require(redis, settings)

@@ -106,19 +106,21 @@ def _load(spec: ModelSpec, settings: Settings) -> LoadedModel:
             use_safetensors=True,
             trust_remote_code=False,
         )
+        _check_architecture(spec.name, model)
+        model.requires_grad_(requires_grad=False).to(device)
+        context = _context(model, settings)
+        engine = TransformersEngine(
+            model,
+            decoder=PlainDecoder(tokenizer),
+            eos_ids=_eos_ids(model),
+            slots=settings.slots,
+            context=context,
+            prefill_chunk=settings.prefill_chunk,
+        )
+    except ModelUnavailableError:
+        raise
     except Exception as error:
         raise ModelUnavailableError(f"Model {spec.name!r} can't be loaded: {error}") from error
-    _check_architecture(spec.name, model)
-    model.requires_grad_(requires_grad=False).to(device)
-    context = _context(model, settings)
-    engine = TransformersEngine(
-        model,
-        decoder=PlainDecoder(tokenizer),
-        eos_ids=_eos_ids(model),
-        slots=settings.slots,
-        context=context,
-        prefill_chunk=settings.prefill_chunk,
-    )
     prompts = ChatPrompts(tokenizer, max_tokens=min(settings.max_prompt_tokens, context - 1))
     return LoadedModel(name=spec.name, engine=engine, prompts=prompts)
 
@@ -145,7 +147,8 @@ def _check_architecture(name: str, model: Any) -> None:
         raise ModelUnavailableError(
             f"Model {name!r} can't be served: {kind} brings an attention of its own."
         )
-    layers = set(getattr(model.config, "layer_types", None) or ()) - SUPPORTED_LAYERS
+    config = model.config.get_text_config()
+    layers = set(getattr(config, "layer_types", None) or ()) - SUPPORTED_LAYERS
     if layers:
         raise ModelUnavailableError(
             f"Model {name!r} can't be served: {kind} has {', '.join(sorted(layers))} layers."
@@ -155,7 +158,8 @@ def _check_architecture(name: str, model: Any) -> None:
 def _context(model: Any, settings: Settings) -> int:
     """Tokens that fit a slot: what the settings allow, within what the model was made for."""
     wanted = settings.max_prompt_tokens + settings.max_tokens
-    return min(wanted, getattr(model.config, "max_position_embeddings", None) or wanted)
+    config = model.config.get_text_config()
+    return min(wanted, getattr(config, "max_position_embeddings", None) or wanted)
 
 
 def _eos_ids(model: Any) -> set[int]:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from shared import job
-from shared.errors import MiniVaultError
+from shared.errors import GenerationError, MiniVaultError
 from shared.events import (
     AnyEvent,
     Cancelled,
@@ -50,12 +50,13 @@ class Run:
     ids: list[int] = field(default_factory=list)
     text: str = ""
     attempt: int = 1
-    ended: bool = False
-    """An earlier attempt had already ended the log."""
+    ended: AnyEvent | None = None
+    """The terminal event, if an earlier attempt has already ended the log."""
     prompt_ids: tuple[int, ...] = ()
     taken_at: float = field(default_factory=job.now)
     first_token_at: float | None = None
     last_token_at: float | None = None
+    finished_at: float | None = None
     fenced: bool = False
     """Another worker has taken over; nothing of this run counts any more."""
 
@@ -67,7 +68,8 @@ class Run:
             run.note(event)
             if isinstance(event, Started | Resumed):
                 run.attempt += 1
-            run.ended = run.ended or is_terminal(event)
+            if is_terminal(event):
+                run.ended = event
         return run
 
     @property
@@ -85,6 +87,20 @@ class Run:
         """A token was generated just now."""
         self.last_token_at = job.now()
         self.first_token_at = self.first_token_at or self.last_token_at
+
+    def finish(self) -> None:
+        """The clock stops: the row and the event tell the same times."""
+        self.finished_at = job.now()
+
+    def earlier_outcome(self) -> Outcome:
+        """How the earlier attempt ended that had already ended the log."""
+        match self.ended:
+            case Done(finish_reason=reason):
+                return Outcome(reason)
+            case Failed(message=message):
+                return Outcome(FinishReason.ERROR, GenerationError(message))
+            case _:
+                return Outcome(FinishReason.CANCELLED)
 
     def for_engine(self) -> EngineRequest:
         echoed = len(self.request.prompt) if self.request.echo else 0
@@ -124,7 +140,7 @@ class Run:
 
     @property
     def timings(self) -> Timings:
-        end = job.now()
+        end = self.finished_at or job.now()
         first = self.first_token_at or end
         last = self.last_token_at or end
         return Timings(
@@ -156,7 +172,7 @@ class Run:
             decode_seconds=timings.decode,
             total_seconds=timings.total,
             created_at=_iso(self.request.created_at),
-            finished_at=_iso(job.now()),
+            finished_at=_iso(self.finished_at or job.now()),
         )
 
 

@@ -47,6 +47,7 @@ class WorkerService:
             slots=settings.slots,
             loop=self._loop,
             log=log,
+            finish=self._on_end,
             on_start=self._announce,
             on_stop=self._drain,
         )

@@ -53,7 +53,7 @@ def ask(
     as_json: AsJson = False,
 ) -> None:
     """Both `generate` and `stream`: they take the same options."""
-    from cli.client import Client, service_url  # noqa: PLC0415
+    from cli.client import Client, RequestRefusedError, service_url  # noqa: PLC0415
     from shared.settings import load_settings  # noqa: PLC0415
 
     fields = {
@@ -73,7 +73,12 @@ def ask(
     }
     # What was not given is left to the service's defaults.
     body = {name: value for name, value in fields.items() if value is not None}
-    body["prompt"] = sys.stdin.read() if prompt == "-" else prompt
+    text = sys.stdin.read() if prompt == "-" else prompt
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # bytes of another encoding, as Python hands them on
+        raise RequestRefusedError("The prompt is no valid UTF-8.") from None
+    body["prompt"] = text
     with Client(url or service_url(load_settings())) as client:
         (_stream if context.command.name == "stream" else _generate)(client, body, as_json=as_json)
 

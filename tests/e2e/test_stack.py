@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from shared.settings import load_settings
 from tests.support.models import REAL, seed_real_model
 from tests.support.poll import until
-from tests.support.stack import Stack, is_alive, running_stack
+from tests.support.stack import MINIVAULT, Stack, is_alive, running_stack
 
 QUESTION = {"prompt": "What is the capital of France?", "temperature": 0}
 
@@ -95,8 +96,7 @@ def test_a_taken_port_is_one_line(stack: Stack, folder: Path) -> None:
     refused = Stack(folder, PORT=stack.port).command("up")
     assert refused.returncode == 1
     assert refused.stderr == (
-        f"The API can't serve on 127.0.0.1, port {stack.port} (Address already in use). "
-        "Stop what uses the port, or set MINIVAULT_PORT.\n"
+        f"Port {stack.port} on 127.0.0.1 is taken. Free it, or set MINIVAULT_PORT.\n"
     )
 
 
@@ -162,6 +162,33 @@ def test_two_stacks_run_side_by_side_and_one_stops_and_starts_again(folder: Path
         first.wait_ready()
         # What the append-only file held is there again.
         assert httpx.get(f"{first.url}/jobs/{ours['id']}").status_code == 200
+
+
+def test_a_terminal_that_is_gone_keeps_nothing_alive(folder: Path) -> None:
+    """As `minivault up 2>&1 | tee log` leaves it when Ctrl-C ends tee first."""
+    stack = Stack(folder)
+    seed_real_model(load_settings(data_dir=stack.data))
+    reader, writer = os.pipe()
+    stack.process = subprocess.Popen(
+        [MINIVAULT, "up"], cwd=folder, env=stack.environment, stdout=writer, stderr=writer
+    )
+    os.close(writer)
+    try:
+        until(lambda: _is_ready(stack.url), seconds=60, what="readiness")
+        processes = stack.processes()
+        os.close(reader)
+        stack.supervisor.send_signal(signal.SIGINT)
+        stack.supervisor.wait(timeout=15)
+        assert [process for process in processes if is_alive(process)] == []
+    finally:
+        stack.kill()
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz").is_success
+    except httpx.TransportError:
+        return False
 
 
 def test_a_stop_in_the_middle_of_a_long_answer(folder: Path) -> None:

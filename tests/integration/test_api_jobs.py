@@ -112,6 +112,13 @@ def test_the_header_wins_over_the_query(url: str, worker: ScriptedWorker) -> Non
     assert follow(url, job_id, "?after=2", **{"Last-Event-ID": "4"}) == made[4:]
 
 
+def test_a_number_beyond_a_running_job_still_sees_its_end(url: str, worker: ScriptedWorker) -> None:
+    worker.script = words(*"abc", pause=0.2)
+    with httpx.stream("POST", f"{url}/generate/stream", json=BODY) as response:
+        job_id = next(iter(read_sse(response))).data["id"]
+    assert follow(url, job_id, "?after=1000")[-1].event == "done"
+
+
 @pytest.mark.parametrize("after", [6, 7, 2**53 - 1])
 def test_nothing_is_left_of_a_job_that_ended(url: str, worker: ScriptedWorker, after: int) -> None:
     made = stream(url, BODY)

@@ -154,7 +154,7 @@ def test_no_more_jobs_are_taken_than_there_are_slots(
         (worker,) = BaseWorker.all(connection=redis)
         assert worker.get_state() == "busy"
         assert worker.current_execution_count == 4
-        assert queue.depth(MODEL) == 6
+        assert rq_queue(redis, MODEL).count == 6
         assert all(str(request.id) not in _descriptions(redis) for request in requests)
 
 
@@ -200,7 +200,7 @@ def test_sigterm_finishes_what_fits_and_hands_back_the_rest(
     assert text(ended(redis, short.id)) == "short" * 4
     half = text(log_of(redis, long.id))
     assert 10 < len(half) < 500
-    assert queue.depth(MODEL) == 1
+    assert rq_queue(redis, MODEL).count == 1
     assert BaseWorker.all(connection=redis) == []
     assert live_pids(redis) == set()
 

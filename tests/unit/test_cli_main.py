@@ -37,7 +37,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 )
 def test_a_wrong_setting_is_one_line(run, monkeypatch, capsys, setting, line) -> None:
     monkeypatch.setenv(*setting.split("="))
-    assert run("models", "list") == 78
+    assert run("models", "pull") == 78
     captured = capsys.readouterr()
     assert captured.err == f"{line}\n"
     assert captured.out == ""

@@ -76,5 +76,6 @@ def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
     before = ordered.cumsum(dim=-1) - ordered
     kept = torch.zeros_like(probabilities)
     inside = before < top_p
+    inside[0] = True  # however small top_p is
     kept[ids[inside]] = ordered[inside]
     return kept
