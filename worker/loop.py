@@ -143,6 +143,12 @@ class EngineLoop(SideThread):
             self._waiting[run.request.model].append(run)
             self._load_next()
             return
+        if self._owes_its_place(model):
+            self._waiting[model.name].append(run)
+            return
+        self._enter(model, run)
+
+    def _enter(self, model: LoadedModel, run: Run) -> None:
         self._models.move_to_end(model.name)
         try:
             run.prompt_ids = model.prompts.encode(run.request)
@@ -194,8 +200,13 @@ class EngineLoop(SideThread):
 
     def _load_next(self) -> None:
         """Begin to load a model that runs wait for, if there is room or an idle one can go."""
-        wanted = next((name for name, runs in self._waiting.items() if runs), None)
-        if wanted is None or self._loading is not None:
+        if self._loading is not None:
+            return
+        wanted = self._wanted()
+        if wanted is None:
+            for name in self._models:
+                for run in self._waiting.pop(name, []):
+                    self._admit(run)
             return
         if len(self._models) >= self._max_loaded:
             idle = [name for name, model in self._models.items() if not model.engine.has_work]
@@ -205,6 +216,19 @@ class EngineLoop(SideThread):
             del self._models[idle[0]]
         self._loading = wanted
         threading.Thread(target=self._load, args=(wanted,), name="loader", daemon=True).start()
+
+    def _wanted(self) -> str | None:
+        """The model that runs have waited for longest, of those that are not loaded."""
+        waiting = (name for name, runs in self._waiting.items() if runs)
+        return next((name for name in waiting if name not in self._models), None)
+
+    def _owes_its_place(self, model: LoadedModel) -> bool:
+        """Another model waits for the place of this one, which gets no new runs until then."""
+        return (
+            self._wanted() is not None
+            and len(self._models) >= self._max_loaded
+            and next(iter(self._models)) == model.name
+        )
 
     def _load(self, name: str) -> None:
         """On the loader's thread."""
@@ -228,4 +252,4 @@ class EngineLoop(SideThread):
         get_logger().info("model loaded", model=name)
         self._models[name] = result
         for run in waiting:
-            self._admit(run)
+            self._enter(result, run)

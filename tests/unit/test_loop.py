@@ -135,6 +135,32 @@ def test_a_busy_model_is_not_unloaded(
     assert published.text("long") == "x" * 100
 
 
+def test_a_busy_model_makes_room_for_one_that_waits(
+    start: Callable[..., EngineLoop], published: Published
+) -> None:
+    """More of the same must not keep another model out for ever."""
+    loop = start(max_loaded_models=1)
+    loop.submit(job_run("a1", "x" * 100))
+    loop.submit(job_run("b", model="second"))
+    loop.submit(job_run("a2", "y" * 100))
+    loop.submit(job_run("broken", model="missing"))
+    wait_for(published, "a1", "b", "a2", "broken")
+    ends = list(published.outcomes)
+    assert ends.index("a1") < ends.index("b") < ends.index("a2")
+    assert (published.text("a1"), published.text("a2")) == ("x" * 100, "y" * 100)
+
+
+def test_runs_are_admitted_again_when_the_model_that_waited_can_not_be_loaded(
+    start: Callable[..., EngineLoop], published: Published
+) -> None:
+    loop = start(max_loaded_models=1)
+    loop.submit(job_run("a1", "x" * 100))
+    loop.submit(job_run("broken", model="missing"))
+    loop.submit(job_run("a2"))
+    wait_for(published, "a1", "broken", "a2")
+    assert published.text("a2") == "hello"
+
+
 @pytest.mark.parametrize(
     ("run", "code"),
     [
