@@ -85,10 +85,46 @@ class GenerationError(MiniVaultError):
     code = "generation_failed"
 
 
+class WorkerLostError(MiniVaultError):
+    """The job's worker died three times as it ran the job; it is not tried again by itself."""
+
+    code = "worker_lost"
+
+
+class WaitedTooLongError(MiniVaultError):
+    """The job waited longer for a worker than it may."""
+
+    code = "expired"
+
+
 class JobNotFoundError(MiniVaultError):
-    """No such job: its id is wrong, or its events have expired."""
+    """No such job."""
 
     code = "job_not_found"
+
+
+class JobExpiredError(MiniVaultError):
+    """The job ended, and its events have expired."""
+
+    code = "job_expired"
+
+
+class QueueFullError(MiniVaultError):
+    """Too many jobs wait already."""
+
+    code = "queue_full"
+
+
+class TooManyInFlightError(MiniVaultError):
+    """Too many of this client's jobs have not ended."""
+
+    code = "too_many_in_flight"
+
+
+class IdempotencyConflictError(MiniVaultError):
+    """This Idempotency-Key stands for another request."""
+
+    code = "idempotency_conflict"
 
 
 class RateLimitedError(MiniVaultError):

@@ -61,6 +61,8 @@ class Queued(Event, frozen=True, kw_only=True, tag="queued"):
     id: str
     model: str
     position: int
+    estimate: float | None = None
+    """Seconds that the wait may take, at the pace of late; None where none is known."""
 
 
 class Loading(Event, frozen=True, kw_only=True, tag="loading"):
@@ -101,10 +103,13 @@ class Done(Event, frozen=True, kw_only=True, tag="done"):
 class Failed(Event, frozen=True, kw_only=True, tag="error"):
     code: str
     message: str
+    usage: Usage
+    timings: Timings
 
 
 class Cancelled(Event, frozen=True, kw_only=True, tag="cancelled"):
     usage: Usage
+    timings: Timings
 
 
 AnyEvent: TypeAlias = Queued | Loading | Started | Token | Resumed | Done | Failed | Cancelled

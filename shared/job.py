@@ -45,6 +45,10 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     """True: the prompt goes to the model as it is, without its chat template."""
     echo: bool = False
     """True: the response begins with the prompt."""
+    background: bool = False
+    """True: the job goes on whether or not anybody follows it."""
+    priority: int = 0
+    """0 to 9; higher ones are served first."""
     client: str = ""
     request_id: str = ""
     created_at: float

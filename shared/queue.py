@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 from redis import Redis
-from redis.client import Pipeline
+from redis.asyncio import Redis as AsyncRedis
 from rq import Queue
+from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
+from rq.utils import now as rq_now
 from rq.worker import BaseWorker
 
-from shared import names
+from shared import events, job, names, scripts
+from shared.errors import IdempotencyConflictError, QueueFullError, TooManyInFlightError
 from shared.events import Queued
 from shared.job import GenerationRequest
-from shared.log import EventLog
 
 FAILURE_TTL: Final = 7 * 24 * 3600
-"""Seconds that RQ keeps a failed job with its reason."""
+"""Seconds that a failed job is kept with its reason, and can be put back."""
+IDEMPOTENCY_TTL: Final = 24 * 3600
+"""Seconds that an Idempotency-Key stands for its job."""
 
 
 class WorkerInfo(msgspec.Struct, frozen=True):
@@ -32,22 +36,132 @@ class WorkerInfo(msgspec.Struct, frozen=True):
     running: int
     kv_bytes: int
     """Memory set aside for KV caches."""
+    host: str = ""
+
+
+class Limits(NamedTuple):
+    """How much may be in the queue when a job is submitted."""
+
+    max_queued: int
+    """Jobs that wait for the model."""
+    max_in_flight: int
+    """The client's jobs that have not ended."""
+
+
+class Idempotency(NamedTuple):
+    key: str
+    fingerprint: str
+    """Of the request; a key stands for one request."""
+
+
+class Submission(NamedTuple):
+    """What a job's submission asks for beside the job itself. Times as `shared.job.now`."""
+
+    limits: Limits
+    deadline: float
+    """When the job has waited too long."""
+    attended_until: float | None
+    """When somebody must have said again that the job is followed; None: it need not be."""
+    idempotency: Idempotency | None = None
+    seconds_per_job: float | None = None
+    """What each job in front adds to the wait."""
 
 
 class JobQueue:
     """RQ queues, one per model, so that a worker takes only what it serves."""
 
-    def __init__(self, redis: Redis, models: Iterable[str], *, result_ttl: int) -> None:
-        """`result_ttl` in seconds: how long RQ keeps an ended job."""
-        self._redis = redis
-        self._log = EventLog(redis, writer="api")
-        self._result_ttl = result_ttl
-        self._queues = {model: rq_queue(redis, model) for model in models}
+    def __init__(
+        self, redis: AsyncRedis, models: Iterable[str], *, result_ttl: int, rq_redis: Redis
+    ) -> None:
+        """`result_ttl` in seconds: how long RQ keeps an ended job.
 
-    def submit(self, request: GenerationRequest) -> Queued:
-        """Append `queued` and enqueue, both or neither. Returns the event."""
+        RQ's objects are made with `rq_redis` because they want one; nothing is sent by it.
+        """
+        self._redis = redis
+        self._submit = scripts.load_async(redis, "submit")
+        self._cancel = scripts.load_async(redis, "cancel")
+        self._result_ttl = result_ttl
+        self._queues = {model: rq_queue(rq_redis, model) for model in models}
+
+    async def submit(self, request: GenerationRequest, submission: Submission) -> str:
+        """Append `queued` and enqueue, both or neither.
+
+        Returns the id of the job: an earlier one's where the same was submitted under the same
+        Idempotency-Key.
+
+        Raises:
+            QueueFullError: too many jobs wait.
+            TooManyInFlightError: too many of the client's jobs have not ended.
+            IdempotencyConflictError: the key stands for another request.
+        """
+        limits, deadline, attended_until, idempotency, seconds_per_job = submission
+        client, model = request.client, request.model
+        event = Queued(seq=1, id=request.id, model=model, position=0)
+        verdict, what = await self._submit(
+            keys=[
+                names.events(request.id),
+                names.JOBS,
+                names.order(model),
+                names.turns(model),
+                names.clock(model),
+                names.DEADLINES,
+                names.ATTENDED,
+                names.in_flight(client),
+                names.idempotency(client, idempotency.key if idempotency else ""),
+                self._queues[model].key,
+                Job.key_for(request.id),
+                Queue.redis_queues_keys,
+                names.wake(model),
+            ],
+            args=[
+                request.id,
+                events.encode(event),
+                job.encode(request),
+                names.channel(request.id),
+                request.created_at,
+                request.priority,
+                client,
+                deadline,
+                "" if attended_until is None else attended_until,
+                limits.max_queued,
+                limits.max_in_flight,
+                idempotency.fingerprint if idempotency else "",
+                IDEMPOTENCY_TTL,
+                "" if seconds_per_job is None else seconds_per_job,
+                *self._rq_fields(request),
+            ],
+        )
+        match verdict:
+            case b"accepted":
+                return request.id
+            case b"known":
+                return str(what.decode())
+            case b"conflict":
+                raise IdempotencyConflictError
+            case b"queue_full":
+                raise QueueFullError(f"{int(what)} jobs wait already; no more are taken.")
+            case _:
+                raise TooManyInFlightError(
+                    f"{int(what)} of your jobs have not ended; no more are taken."
+                )
+
+    async def cancel(self, job_id: str) -> bool:
+        """Ask for a job's end, once or more often; False if it has ended."""
+        return bool(
+            await self._cancel(
+                keys=[names.JOBS, names.UNSAVED, names.CLAIMS, names.CANCELS, names.CALLS],
+                args=[job_id, names.calls("")],
+            )
+        )
+
+    async def position(self, job_id: str, model: str) -> int | None:
+        """How many jobs wait in front of one; None if it does not wait."""
+        rank: int | None = await self._redis.zrank(names.order(model), job_id)  # type: ignore[assignment]
+        return rank
+
+    def _rq_fields(self, request: GenerationRequest) -> list[str | bytes | int | float]:
+        """The job as RQ's hash has it."""
         queue = self._queues[request.model]
-        event = Queued(seq=1, id=request.id, model=request.model, position=queue.count)
         rq_job = queue.create_job(
             names.GENERATE_FUNCTION,
             job_id=request.id,
@@ -57,12 +171,10 @@ class JobQueue:
             result_ttl=self._result_ttl,
             failure_ttl=FAILURE_TTL,
         )
-        pipe: Pipeline = self._redis.pipeline(transaction=True)
-        pipe.multi()  # before the first command, or RQ opens it again
-        self._log.queue_begin(pipe, request, event)
-        queue.enqueue_job(rq_job, pipeline=pipe)
-        pipe.execute()
-        return event
+        rq_job.enqueued_at = rq_now()
+        rq_job._status = JobStatus.QUEUED  # noqa: SLF001  (RQ sets it where it talks to Redis)
+        fields = rq_job.to_dict(include_result=False)
+        return [part for pair in fields.items() for part in pair]
 
 
 def rq_queue(redis: Redis, model: str) -> Queue:

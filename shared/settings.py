@@ -69,6 +69,22 @@ class Settings(BaseSettings):
     rate_limit: str = Field(
         "5/minute", description="Requests per client and `second|minute|hour|day`, or `off`."
     )
+    max_queued: int = Field(10_000, ge=1, description="Jobs that may wait for one model.")
+    max_in_flight: int = Field(
+        1_000, ge=1, description="Jobs that one client may have waiting and running."
+    )
+    max_priority: int = Field(
+        0, ge=0, le=9, description="Largest `priority` a request may ask for; 0 to 9."
+    )
+    queue_ttl: float = Field(
+        3600, gt=0, description="Seconds after which a job that still waits ends as expired."
+    )
+    disconnect_grace: float = Field(
+        30,
+        ge=0,
+        description="Seconds that a job goes on when nobody follows it any more, unless it was "
+        "submitted in the background.",
+    )
     trusted_proxies: Names = Field(
         (), description="Addresses or networks whose `X-Forwarded-For` counts, comma-separated."
     )

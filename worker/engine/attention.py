@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from worker.engine.cache import Placement
+from worker.engine.cache import ROWS, Placement
 
 NAME: Final = "minivault_slots"
 
@@ -40,7 +40,8 @@ def slot_attention(
     """Attention of [batch, heads, width, size] over [batch, key heads, length, size].
 
     Grouped-query models keep their key heads uncopied: for a single new token the query
-    heads of a group become rows of one small matrix, for more SDPA's own grouping does it.
+    heads of a group become rows of one small matrix, filled up to a multiple of `ROWS`; for
+    more tokens SDPA's own grouping does it.
 
     Returns:
         [batch, width, heads, size], and no weights.
@@ -53,11 +54,12 @@ def slot_attention(
         ), None
     batch, heads, width, size = query.shape
     groups = heads // key.shape[1]
-    if width == 1 and groups > 1:
+    if width == 1:
         packed = query.reshape(batch, key.shape[1], groups, size)
+        filled = nn.functional.pad(packed, (0, 0, 0, -groups % ROWS))
         output = nn.functional.scaled_dot_product_attention(
-            packed, key, value, attn_mask=mask, scale=scaling
-        ).reshape(batch, heads, width, value.shape[-1])
+            filled, key, value, attn_mask=mask, scale=scaling
+        )[:, :, :groups].reshape(batch, heads, width, value.shape[-1])
     else:
         output = nn.functional.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, scale=scaling, enable_gqa=groups > 1

@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
-_ALIGN: Final = 16
+_KEYS: Final = 16
 """Keys are read in multiples of this, so that attention's vector loops have no odd tail and
 round alike whatever the longest neighbour is (see docs/architecture.md, "Rounding")."""
+ROWS: Final = 4
+"""Matrix products are given multiples of this many rows: an odd rest rounds differently, and a
+token would then depend on its neighbours, or on whether it was prefilled or decoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +32,8 @@ class Step:
 class Placement:
     """Where one forward pass reads and writes, and what each query may see.
 
-    The batch has a row for each `Step`, as wide as the longest. A shorter one has padding
-    on its left, so that its newest token is always the last column.
+    The batch has a row for each `Step`, as wide as the longest, rounded up to `ROWS`. A
+    shorter one has padding on its left, so that its newest token is always the last column.
     """
 
     rows: Tensor
@@ -68,8 +71,8 @@ class SlotCache(Cache):
 
     def __init__(self, rows: int, context: int, device: torch.device) -> None:
         super().__init__(layers=[])
-        self._rows = rows
-        self._columns = _aligned(context + 1)
+        self._rows = aligned(rows, ROWS)
+        self._columns = aligned(context + 1, _KEYS)
         self._device = device
         self._stored: dict[int, tuple[Tensor, Tensor]] = {}
         self._placement: Placement | None = None
@@ -81,6 +84,8 @@ class SlotCache(Cache):
     def place(self, batch: list[Step]) -> Placement:
         """Prepare the next forward pass, whose layers will `update` accordingly."""
         width = max(len(step.tokens) for step in batch)
+        if width > 1:
+            width = aligned(width, ROWS)
         token_ids = torch.zeros((len(batch), width), dtype=torch.long)
         positions = torch.full((len(batch), width), -1)
         for i, step in enumerate(batch):
@@ -94,7 +99,7 @@ class SlotCache(Cache):
             rows=torch.tensor(rows, device=self._device),
             token_ids=token_ids.to(self._device),
             positions=positions.to(self._device),
-            length=_aligned(longest),
+            length=aligned(longest, _KEYS),
             in_place=rows == list(range(len(rows))),
         )
         return self._placement
@@ -143,5 +148,6 @@ class SlotCache(Cache):
         return torch.frombuffer(memory, dtype=states.dtype).view(shape)
 
 
-def _aligned(length: int) -> int:
-    return -(-length // _ALIGN) * _ALIGN
+def aligned(count: int, to: int) -> int:
+    """The next multiple of `to`."""
+    return -(-count // to) * to

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from worker.engine.base import EngineRequest, Output
-from worker.engine.cache import SlotCache, Step
+from worker.engine.cache import ROWS, SlotCache, Step, aligned
 from worker.engine.detokenizer import Decoder
 from worker.engine.sampler import sample
 from worker.engine.sequence import Sequence
@@ -112,11 +112,13 @@ class TransformersEngine:
 
         A decode pass covers the cache rows 0..last even where one of them is still
         prefilling: computing a row for nothing is cheaper than gathering all the others.
+        Both kinds of pass compute multiples of `ROWS` rows in every matrix product.
         """
         decode = all(len(step.tokens) == 1 for step in steps)
         if decode:
             by_row = {step.row: step for step in steps}
-            batch = [by_row.get(row, Step(row, 0, [])) for row in range(max(by_row) + 1)]
+            rows = aligned(max(by_row) + 1, ROWS)
+            batch = [by_row.get(row, Step(row, 0, [])) for row in range(rows)]
         else:
             batch = steps
         placement = self._cache.place(batch)
@@ -125,7 +127,7 @@ class TransformersEngine:
             position_ids=placement.positions.clamp(min=0),
             past_key_values=self._cache,
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=1 if decode else ROWS,
             placement=placement,
         ).logits[:, -1]
         return logits[[step.row for step in steps]] if decode else logits

@@ -1,0 +1,212 @@
+"""Who waits, who runs, and whose job it is: the workers' side of the queues.
+
+A job that is not over is in exactly one of these states, and a single script moves it on:
+
+- **waiting**: in `order` and in RQ's list;
+- **claimed**: its owner stands in `CLAIMS`, be it a worker that runs it or a sweep that ends it;
+- **unsaved**: it has ended, but the store has not taken its row yet.
+
+A claim is a fencing token (Kleppmann, "How to do distributed locking"): only its holder may
+append to the job's log, and a new claim makes the old one worthless.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from typing import Any, Final, NamedTuple
+
+from redis import Redis
+from rq import Queue
+from rq.job import Job
+
+from shared import names, scripts
+from shared.job import GenerationRequest
+from shared.queue import rq_queue
+
+ENDED_TTL: Final = 24 * 3600
+"""Seconds beyond its log's life that an ended job is remembered by name."""
+DEATH: Final = "dead:"
+"""What a call begins with that tells of a worker's death."""
+_FRONT: Final = -(2.0**52)
+"""Turns from here on are in front of every turn that a submission gets."""
+
+
+class Claim(NamedTuple):
+    job_id: str
+    model: str
+    owner: str
+    """`<worker>/<number>`: of one attempt, so that a worker can lose a job and take it again."""
+
+
+def worker_of(owner: str) -> str:
+    return owner.partition("/")[0]
+
+
+class Ledger:
+    """`worker` is the name of the worker that claims."""
+
+    def __init__(self, redis: Redis, worker: str, models: Iterable[str]) -> None:
+        self._redis = redis
+        self._worker = worker
+        self._models = list(models)
+        self._numbers = itertools.count(1)
+        self._take, self._seize, self._put_back, self._finish = (
+            scripts.load(redis, name) for name in ("take", "seize", "put_back", "finish")
+        )
+
+    def take(self) -> Claim | None:
+        """The job whose turn it is, of one model after the other."""
+        for model in list(self._models):
+            self._models.append(self._models.pop(0))  # whose turn is last next time
+            owner = self._new_owner()
+            job_id = self._take(
+                keys=[
+                    names.JOBS,
+                    names.CLAIMS,
+                    names.order(model),
+                    names.clock(model),
+                    names.turns(model),
+                    names.DEADLINES,
+                    rq_queue(self._redis, model).key,
+                ],
+                args=[owner],
+            )
+            if job_id is not None:
+                return Claim(job_id.decode(), model, owner)
+        return None
+
+    def wait(self, seconds: int) -> None:
+        """Until a job may have come, but no longer than this."""
+        self._redis.blpop([names.wake(model) for model in self._models], timeout=seconds)
+
+    def seize(self, job_id: str, model: str, *, expected: str = "") -> Claim | None:
+        """Claim one job; None if it no longer is where we saw it.
+
+        `expected` is the owner it is taken from; the empty one if it has none.
+        """
+        claim = Claim(job_id, model, self._new_owner())
+        seized = self._seize(
+            keys=[
+                names.JOBS,
+                names.CLAIMS,
+                names.order(model),
+                names.DEADLINES,
+                rq_queue(self._redis, model).key,
+            ],
+            args=[job_id, expected, claim.owner],
+        )
+        return claim if seized else None
+
+    def put_back(self, claim: Claim, created_at: float) -> bool:
+        """To the front of its queue, older jobs first; False if it is ours no more."""
+        return bool(
+            self._put_back(
+                keys=[
+                    names.CLAIMS,
+                    names.order(claim.model),
+                    rq_queue(self._redis, claim.model).key,
+                    Job.key_for(claim.job_id),
+                    names.wake(claim.model),
+                ],
+                args=[claim.job_id, claim.owner, f"{_FRONT + created_at * 1000:.0f}"],
+            )
+        )
+
+    def finish(
+        self,
+        claim: Claim,
+        request: GenerationRequest,
+        *,
+        saved: bool,
+        log_ttl: int,
+        seconds: float | None = None,
+    ) -> bool:
+        """Let go of a job that has ended; False if it is ours no more.
+
+        `saved`: its row is written, so its log may expire in `log_ttl` seconds. `seconds` is
+        the time that it spent in a slot.
+        """
+        return bool(
+            self._finish(
+                keys=[
+                    names.CLAIMS,
+                    names.JOBS,
+                    names.UNSAVED,
+                    names.in_flight(request.client),
+                    names.ATTENDED,
+                    names.CANCELS,
+                    names.STRIKES,
+                    names.events(claim.job_id),
+                    names.ended(claim.job_id),
+                    names.PACE,
+                ],
+                args=[
+                    claim.job_id,
+                    claim.owner,
+                    "1" if saved else "0",
+                    log_ttl,
+                    log_ttl + ENDED_TTL,
+                    claim.model,
+                    "" if seconds is None else seconds,
+                ],
+            )
+        )
+
+    def owners(self) -> dict[str, str]:
+        """The owner of every claimed job."""
+        claims: dict[bytes, bytes] = self._redis.hgetall(names.CLAIMS)  # type: ignore[assignment]
+        return {job_id.decode(): owner.decode() for job_id, owner in claims.items()}
+
+    def to_cancel(self) -> set[str]:
+        """Jobs that somebody wants cancelled."""
+        return set(_ids(self._redis.smembers(names.CANCELS)))
+
+    def overdue(self, time: float) -> list[str]:
+        """Jobs that have waited too long for a worker by now."""
+        return _ids(self._redis.zrangebyscore(names.DEADLINES, "-inf", time))
+
+    def unattended(self, time: float) -> list[str]:
+        """Jobs that nobody follows any more by now."""
+        return _ids(self._redis.zrangebyscore(names.ATTENDED, "-inf", time))
+
+    def unsaved(self, count: int) -> list[str]:
+        """Some of the ended jobs whose rows are not written."""
+        return _ids(self._redis.srandmember(names.UNSAVED, count))
+
+    def stray(self) -> list[str]:
+        """Jobs in no state at all, as when the server lost what it had not yet written to disk."""
+        queues = _ids(self._redis.smembers(Queue.redis_queues_keys))
+        prefix = Queue.redis_queue_namespace_prefix + names.queue("")
+        orders = [names.order(queue.removeprefix(prefix)) for queue in queues]
+        unfinished = _ids(self._redis.zdiff([names.JOBS, names.UNSAVED, *orders]))
+        owners = self.owners()
+        return [job_id for job_id in unfinished if job_id not in owners]
+
+    def forget(self, job_id: str) -> None:
+        """Strike a job without a log off all lists: nobody can do anything for it."""
+        with self._redis.pipeline() as pipe:
+            for name in (names.JOBS, names.DEADLINES, names.ATTENDED):
+                pipe.zrem(name, job_id)
+            for name in (names.UNSAVED, names.CANCELS):
+                pipe.srem(name, job_id)
+            for name in (names.CLAIMS, names.STRIKES):
+                pipe.hdel(name, job_id)
+            pipe.execute()
+
+    def _new_owner(self) -> str:
+        return f"{self._worker}/{next(self._numbers)}"
+
+
+def report_death(redis: Redis, worker: str) -> None:
+    """Tell the sweeps that a worker is no more, so that they need not wait for its silence."""
+    with redis.pipeline() as pipe:
+        pipe.delete(names.worker_info(worker))
+        pipe.rpush(names.CALLS, DEATH + worker)
+        pipe.expire(names.CALLS, 60)
+        pipe.execute()
+
+
+def _ids(found: Any) -> list[str]:
+    """Of whatever redis-py types a reply as."""
+    return [member.decode() for member in found]

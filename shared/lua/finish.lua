@@ -1,0 +1,25 @@
+-- Let go of a job that has ended. With its row written its log may expire; without, the job is
+-- noted as unsaved and its log stays until a sweep has written the row. Returns 1, or 0 if it is
+-- not `owner`'s any more.
+local claims, jobs, unsaved, in_flight, attended, cancels, strikes, log, ended, pace = unpack(KEYS)
+local job, owner, saved, log_ttl, ended_ttl, model, seconds = unpack(ARGV)
+
+if redis.call('HGET', claims, job) ~= owner then return 0 end
+redis.call('HDEL', claims, job)
+redis.call('SREM', in_flight, job)
+redis.call('ZREM', attended, job)
+redis.call('SREM', cancels, job)
+redis.call('HDEL', strikes, job)
+if saved == '1' then
+  redis.call('ZREM', jobs, job)
+  redis.call('SREM', unsaved, job)
+  redis.call('EXPIRE', log, log_ttl)
+  redis.call('SET', ended, '1', 'EX', ended_ttl)
+else
+  redis.call('SADD', unsaved, job)
+end
+if seconds ~= '' then  -- time in a slot, as a moving average
+  local before = tonumber(redis.call('HGET', pace, model) or seconds)
+  redis.call('HSET', pace, model, string.format('%.6f', before * 0.9 + tonumber(seconds) * 0.1))
+end
+return 1

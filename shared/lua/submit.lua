@@ -1,0 +1,50 @@
+-- Accept a job or refuse it, all of it or nothing: its first event, its place in the fair order,
+-- RQ's books. Returns {verdict, what}.
+local log, jobs, order, turns, clock, deadlines, attended, in_flight, idempotency,
+  rq_list, rq_job, rq_queues, wake = unpack(KEYS)
+local job, event, request, channel, now, priority, client, deadline, attended_until,
+  max_queued, max_in_flight, fingerprint, idempotency_ttl, seconds_per_job = unpack(ARGV, 1, 14)
+local FIRST_RQ_FIELD = 15
+
+if fingerprint ~= '' then
+  local known = redis.call('HMGET', idempotency, 'job', 'fingerprint')
+  if known[1] then
+    return known[2] == fingerprint and {'known', known[1]} or {'conflict', known[1]}
+  end
+end
+local waiting = redis.call('ZCARD', order)
+if waiting >= tonumber(max_queued) then return {'queue_full', tostring(waiting)} end
+local mine = redis.call('SCARD', in_flight)
+if mine >= tonumber(max_in_flight) then return {'in_flight', tostring(mine)} end
+
+-- Start-time fair queueing (Goyal et al. 1996) with jobs of equal weight: a client's next job
+-- comes one turn behind its last, and never before what was taken last.
+local class = 9 - tonumber(priority)
+local base = class * 2 ^ 40
+local turn = tonumber(redis.call('HGET', clock, class) or base)
+local last = redis.call('ZSCORE', turns, class .. ':' .. client)
+if last then turn = math.max(turn, tonumber(last) + 1) end
+redis.call('ZADD', turns, turn, class .. ':' .. client)
+redis.call('ZADD', order, turn, job)
+
+local queued = cjson.decode(event)
+queued.position = redis.call('ZRANK', order, job)
+if seconds_per_job ~= '' then queued.estimate = queued.position * tonumber(seconds_per_job) end
+event = cjson.encode(queued)
+redis.call('XADD', log, '1-0', 'event', event, 'writer', 'api', 'end', '0', 'request', request)
+redis.call('PUBLISH', channel, event)
+
+redis.call('ZADD', jobs, now, job)
+redis.call('ZADD', deadlines, deadline, job)
+if attended_until ~= '' then redis.call('ZADD', attended, attended_until, job) end
+redis.call('SADD', in_flight, job)
+if fingerprint ~= '' then
+  redis.call('HSET', idempotency, 'job', job, 'fingerprint', fingerprint)
+  redis.call('EXPIRE', idempotency, idempotency_ttl)
+end
+redis.call('SADD', rq_queues, rq_list)
+redis.call('HSET', rq_job, unpack(ARGV, FIRST_RQ_FIELD))
+redis.call('RPUSH', rq_list, job)
+redis.call('RPUSH', wake, 1)
+redis.call('LTRIM', wake, -64, -1)
+return {'accepted', event}

@@ -1,0 +1,23 @@
+-- Take the job whose turn it is. From here on it is `owner`'s, or nobody's who lives: there is no
+-- moment at which a job is neither queued nor claimed. Returns its id, or nil.
+local jobs, claims, order, clock, turns, deadlines, rq_list = unpack(KEYS)
+local owner = ARGV[1]
+
+for _, job in ipairs(redis.call('ZRANGE', order, 0, 31)) do
+  local turn = tonumber(redis.call('ZSCORE', order, job))
+  local unfinished = redis.call('ZSCORE', jobs, job) and redis.call('HEXISTS', claims, job) == 0
+  local listed = redis.call('LREM', rq_list, 0, job) > 0
+  if listed or not unfinished then redis.call('ZREM', order, job) end
+  -- What is not listed was taken out of RQ's queue by hand: the sweep ends it.
+  if listed and unfinished then
+    redis.call('HSET', claims, job, owner)
+    redis.call('ZREM', deadlines, job)
+    if turn >= 0 then  -- negative: was put back in front
+      local class = math.floor(turn / 2 ^ 40)
+      redis.call('HSET', clock, class, string.format('%.0f', turn))
+      redis.call('ZREMRANGEBYSCORE', turns, class * 2 ^ 40, '(' .. string.format('%.0f', turn))
+    end
+    return job
+  end
+end
+return nil
