@@ -39,6 +39,11 @@ class Claim(NamedTuple):
     """`<worker>/<number>`: of one attempt, so that a worker can lose a job and take it again."""
 
 
+def front_turn(time: float) -> str:
+    """A turn in front of all that submissions get; the earlier the time, the further in front."""
+    return f"{_FRONT + time * 1000:.0f}"
+
+
 def worker_of(owner: str) -> str:
     return owner.partition("/")[0]
 
@@ -93,6 +98,7 @@ class Ledger:
                 names.order(model),
                 names.DEADLINES,
                 rq_queue(self._redis, model).key,
+                names.CANCELS,
             ],
             args=[job_id, expected, claim.owner],
         )
@@ -109,7 +115,7 @@ class Ledger:
                     Job.key_for(claim.job_id),
                     names.wake(claim.model),
                 ],
-                args=[claim.job_id, claim.owner, f"{_FRONT + created_at * 1000:.0f}"],
+                args=[claim.job_id, claim.owner, front_turn(created_at)],
             )
         )
 
@@ -161,6 +167,13 @@ class Ledger:
     def to_cancel(self) -> set[str]:
         """Jobs that somebody wants cancelled."""
         return set(_ids(self._redis.smembers(names.CANCELS)))
+
+    def give_up(self, job_id: str) -> None:
+        """Have a job cancelled that nobody follows."""
+        with self._redis.pipeline() as pipe:
+            pipe.zrem(names.ATTENDED, job_id)
+            pipe.sadd(names.CANCELS, job_id)
+            pipe.execute()
 
     def overdue(self, time: float) -> list[str]:
         """Jobs that have waited too long for a worker by now."""

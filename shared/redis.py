@@ -10,6 +10,7 @@ import redis.exceptions
 from redis import Redis
 from redis.asyncio import BlockingConnectionPool
 from redis.asyncio import Redis as AsyncRedis
+from redis.exceptions import RedisError
 
 from shared.errors import RedisUnavailableError
 from shared.settings import PREFIX, Settings
@@ -19,6 +20,15 @@ SOCKET_TIMEOUT: Final = 10.0
 """Longer than any blocking command in use, so that a hung server is noticed."""
 
 CONNECTION_ERRORS: Final = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
+
+_REFUSALS: Final = ("MISCONF", "OOM", "READONLY", "LOADING", "NOREPLICAS", "MASTERDOWN", "BUSY")
+"""What a server answers that is there but can't write: its disk or its memory is full, or it is
+not the primary."""
+
+
+def cannot_now(error: RedisError) -> bool:
+    """Whether the same command may succeed later."""
+    return isinstance(error, CONNECTION_ERRORS) or any(word in str(error) for word in _REFUSALS)
 
 
 def connect(settings: Settings, process: str) -> Redis:

@@ -1,21 +1,30 @@
-"""Ends jobs: the row, then the terminal event, then RQ's bookkeeping, in this order.
+"""Ends jobs: the row, the terminal event, RQ's bookkeeping, the claim, in this order.
 
-A crash between two of these is repaired by running the rest again: the row is an upsert,
-the event is accepted once, and RQ is told last.
+A crash between two of these is repaired by running the rest again: the row is an upsert, the
+event is accepted once, RQ's books can be closed twice, and the claim goes last.
 """
 
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable
-from typing import TypeAlias
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, TypeAlias
 
 from shared.errors import StoreError
-from shared.log import EventLog
+from shared.events import Cancelled, Done, Failed
+from shared.ledger import Ledger
+from shared.log import Append, EventLog
 from shared.logging import get_logger
-from shared.store import Interaction, Store
+from shared.queue import FAILURE_TTL
+from shared.store import Store
+from worker.patience import Patience
+from worker.row import row_of
 from worker.run import Outcome, Run
 from worker.thread import SideThread
+
+_STORE_PAUSE: Final = 5.0
+"""Seconds for which a store that has failed is left alone: streams must not wait for it."""
 
 End: TypeAlias = tuple[Run, Outcome]
 
@@ -28,24 +37,32 @@ class Finisher(SideThread):
         *,
         store: Store,
         log: EventLog,
+        ledger: Ledger,
         result_ttl: int,
-        finalize: Callable[[Run, Outcome], None],
+        close_books: Callable[[Run, Outcome], None],
+        on_finished: Callable[[Run], None],
+        on_fenced: Callable[[Run], None],
         on_crash: Callable[[], None],
     ) -> None:
-        """`finalize` tells RQ; `result_ttl` in seconds."""
+        """`close_books` tells RQ; `result_ttl` in seconds."""
         super().__init__("finisher", on_crash)
         self._store = store
         self._log = log
+        self._ledger = ledger
         self._result_ttl = result_ttl
-        self._finalize = finalize
+        self._close_books = close_books
+        self._on_finished = on_finished
+        self._on_fenced = on_fenced
         self._ends: queue.SimpleQueue[End | None] = queue.SimpleQueue()
-        self._unsaved: list[Interaction] = []
+        self._patience = Patience("ends of jobs")
+        self._store_failed_at = -_STORE_PAUSE
 
     def finish(self, run: Run, outcome: Outcome) -> None:
         self._ends.put((run, outcome))
 
     def close(self) -> None:
         """Finish what is waiting, then stop."""
+        self._patience.end()
         self._ends.put(None)
         self.join()
 
@@ -62,36 +79,59 @@ class Finisher(SideThread):
             closed = end is None
             if batch:
                 self._finish(batch)
-        self._save([])
 
-    def _finish(self, batch: list[End]) -> None:
-        for run, _ in batch:
-            run.finish()
-        fresh = [(run, outcome) for run, outcome in batch if not run.ended]
-        self._save([run.row(outcome) for run, outcome in fresh])
-        self._log.append_all([(run.id, run.ending(outcome)) for run, outcome in fresh])
-        for run, outcome in batch:
-            self._log.expire(run.id, self._result_ttl)
-            self._finalize(run, outcome)
+    def _finish(self, batch: Sequence[End]) -> None:
+        ends = [(run, outcome, run.ending(outcome)) for run, outcome in batch]
+        saved = self._save([(run, end) for run, _, end in ends])
+        fresh = [(run, end) for run, _, end in ends if run.ended is None]
+        appends = [Append(run.id, run.key, end) for run, end in fresh]
+        replies = self._patience.insist(lambda: self._log.append_all(appends))
+        for (run, end), accepted in zip(fresh, replies, strict=True):
+            if accepted:
+                run.note(end)
+            else:
+                run.fenced = True
+        for run, outcome, end in ends:
+            if not run.fenced:
+                run.fenced = not self._patience.insist(
+                    lambda run=run, outcome=outcome, end=end: self._let_go(  # type: ignore[misc]
+                        run, outcome, end, saved=saved
+                    )
+                )
+            if run.fenced:
+                self._on_fenced(run)
+                continue
+            self._on_finished(run)
             get_logger().info(
                 "job ended",
                 job=run.id,
                 request=run.request.request_id,
                 reason=str(outcome.finish_reason),
                 tokens=len(run.ids),
-                attempt=run.attempt,
+                attempt=run.starts,
             )
 
-    def _save(self, rows: list[Interaction]) -> None:
-        """Write the rows, and those that a failing database has refused before."""
-        self._unsaved += rows
-        if not self._unsaved:
-            return
+    def _let_go(
+        self, run: Run, outcome: Outcome, end: Done | Failed | Cancelled, *, saved: bool
+    ) -> bool:
+        self._close_books(run, outcome)
+        return self._ledger.finish(
+            run.claim,
+            run.request,
+            saved=saved,
+            # A failed job can be put back for as long as RQ shows it.
+            log_ttl=FAILURE_TTL if isinstance(end, Failed) else self._result_ttl,
+            seconds=run.seconds if isinstance(end, Done) else None,
+        )
+
+    def _save(self, ends: Sequence[tuple[Run, Done | Failed | Cancelled]]) -> bool:
+        """Write the rows. A store that refuses delays nobody: a sweep comes back to them."""
+        if time.monotonic() < self._store_failed_at + _STORE_PAUSE:
+            return False
         try:
-            self._store.save(self._unsaved)
+            self._store.save([row_of(run, end) for run, end in ends])
         except StoreError as error:
-            get_logger().error(
-                "rows wait for the store", rows=len(self._unsaved), reason=str(error)
-            )
-        else:
-            self._unsaved = []
+            self._store_failed_at = time.monotonic()
+            get_logger().error("rows wait for the store", rows=len(ends), reason=str(error))
+            return False
+        return True

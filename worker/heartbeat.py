@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
 from redis import Redis
+from redis.exceptions import RedisError
 
 from shared import names
 from shared.logging import get_logger
 from shared.queue import WorkerInfo
-from shared.redis import CONNECTION_ERRORS
+from worker.attempts import Attempts
 from worker.intake import HEARTBEAT_TTL, GenerationWorker
 from worker.loop import EngineLoop
 from worker.thread import SideThread
@@ -30,6 +32,7 @@ class Heartbeat(SideThread):
         *,
         worker: GenerationWorker,
         loop: EngineLoop,
+        attempts: Attempts,
         models: Sequence[str],
         slots: int,
         on_crash: Callable[[], None],
@@ -38,6 +41,7 @@ class Heartbeat(SideThread):
         self._redis = redis
         self._worker = worker
         self._loop = loop
+        self._attempts = attempts
         self._models = tuple(models)
         self._slots = slots
         self._stopped = threading.Event()
@@ -51,7 +55,7 @@ class Heartbeat(SideThread):
         while not self._stopped.wait(INTERVAL):
             try:
                 self.beat()
-            except CONNECTION_ERRORS as error:
+            except RedisError as error:
                 get_logger().warning("heartbeat missed", reason=str(error))
 
     def beat(self) -> None:
@@ -60,8 +64,9 @@ class Heartbeat(SideThread):
             models=self._models,
             loaded=self._loop.loaded,
             slots=self._slots,
-            running=self._worker.running,
+            running=len(self._attempts),
             kv_bytes=self._loop.kv_bytes,
+            host=socket.gethostname(),
         )
         self._redis.set(
             names.worker_info(self._worker.name), msgspec.json.encode(info), ex=HEARTBEAT_TTL

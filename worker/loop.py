@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +21,8 @@ from worker.run import Outcome, Run, loading
 from worker.thread import SideThread
 
 _ADMIT_SECONDS: Final = 0.02
+_MAX_OPENING: Final = 8
+"""Runs between their start and their first token: if this worker dies, few are suspected."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,9 @@ class _Submit:
 
 
 @dataclass(frozen=True)
-class _Cancel:
-    job_id: str
+class _Drop:
+    run: Run
+    outcome: Outcome | None
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class _Stop:
     pass
 
 
-_Command: TypeAlias = _Submit | _Cancel | _Loaded | _Stop
+_Command: TypeAlias = _Submit | _Drop | _Loaded | _Stop
 
 
 class EngineLoop(SideThread):
@@ -67,8 +70,12 @@ class EngineLoop(SideThread):
         self._loading: str | None = None
         self._waiting: defaultdict[str, list[Run]] = defaultdict(list)
         """Runs by the model they wait for."""
+        self._line: deque[Run] = deque()
+        """Runs whose model is loaded, in the order in which they start."""
         self._runs: dict[str, Run] = {}
-        """Runs inside an engine."""
+        """Runs inside an engine, by key."""
+        self._opening: set[str] = set()
+        """Those of them that have no token from this attempt yet."""
         self._stopping = False
 
     def preload(self, name: str) -> None:
@@ -87,15 +94,20 @@ class EngineLoop(SideThread):
     def submit(self, run: Run) -> None:
         self._commands.put(_Submit(run))
 
-    def cancel(self, job_id: str) -> None:
-        """Drop a job, in whatever state it is, without ending its log."""
-        self._commands.put(_Cancel(job_id))
+    def drop(self, run: Run) -> None:
+        """Forget a run, in whatever state it is, without ending its log."""
+        self._commands.put(_Drop(run, None))
+
+    def cancel(self, run: Run) -> None:
+        """End a run as cancelled, unless it has ended; its slot is free before the next step."""
+        self._commands.put(_Drop(run, Outcome(FinishReason.CANCELLED)))
 
     def stop(self) -> list[Run]:
         """End the thread; returns the runs that were not finished."""
         self._commands.put(_Stop())
         self.join()
-        return [*self._runs.values(), *(run for runs in self._waiting.values() for run in runs)]
+        waiting = (run for runs in self._waiting.values() for run in runs)
+        return [*self._runs.values(), *self._line, *waiting]
 
     @property
     def loaded(self) -> tuple[str, ...]:
@@ -113,9 +125,10 @@ class EngineLoop(SideThread):
     def _turn(self) -> None:
         """In a frame of its own: a model that is unloaded next must not be held by a name here."""
         busy = [model for model in self._models.values() if model.engine.has_work]
-        self._obey(block=not busy)
+        self._obey(block=not busy and not self._line)
         for model in busy:
             self._step(model)
+        self._open()
 
     def _obey(self, *, block: bool) -> None:
         """Carry out the commands that wait; if there is nothing to compute, wait for one.
@@ -128,8 +141,8 @@ class EngineLoop(SideThread):
             match self._commands.get():
                 case _Submit(run):
                     self._admit(run)
-                case _Cancel(job_id):
-                    self._drop(job_id)
+                case _Drop(run, outcome):
+                    self._drop(run, outcome)
                 case _Loaded(name, result):
                     self._take_model(name, result)
                 case _Stop():
@@ -146,12 +159,23 @@ class EngineLoop(SideThread):
         if self._owes_its_place(model):
             self._waiting[model.name].append(run)
             return
-        self._enter(model, run)
+        self._line.append(run)
+        self._open()
+
+    def _open(self) -> None:
+        """Start runs that wait in line, while few enough are being started."""
+        while self._line and len(self._opening) < _MAX_OPENING:
+            run = self._line.popleft()
+            model = self._models.get(run.request.model)
+            if model is None:  # unloaded meanwhile
+                self._admit(run)
+            else:
+                self._enter(model, run)
 
     def _enter(self, model: LoadedModel, run: Run) -> None:
         self._models.move_to_end(model.name)
         try:
-            run.prompt_ids = model.prompts.encode(run.request)
+            run.encoded(model.prompts.encode(run.request))
             opening = run.opening()
             model.engine.add(run.for_engine())
         except MiniVaultError as error:
@@ -161,7 +185,8 @@ class EngineLoop(SideThread):
             get_logger().exception("prompt failed", job=run.id)
             self._publisher.end(run, Outcome(FinishReason.ERROR, GenerationError()))
             return
-        self._runs[run.id] = run
+        self._runs[run.key] = run
+        self._opening.add(run.key)
         self._publisher.publish(run, opening)
 
     def _step(self, model: LoadedModel) -> None:
@@ -176,6 +201,7 @@ class EngineLoop(SideThread):
 
     def _pass_on(self, output: Output) -> None:
         run = self._runs[output.id]
+        self._opening.discard(output.id)
         if output.ids:
             run.tick()
         if output.ids or output.text:
@@ -188,15 +214,22 @@ class EngineLoop(SideThread):
         """An engine that raised is not trusted again: its runs fail, the model is reloaded."""
         del self._models[model.name]
         for run in [run for run in self._runs.values() if run.request.model == model.name]:
-            del self._runs[run.id]
+            del self._runs[run.key]
+            self._opening.discard(run.key)
             self._publisher.end(run, Outcome(FinishReason.ERROR, GenerationError()))
 
-    def _drop(self, job_id: str) -> None:
-        run = self._runs.pop(job_id, None)
-        if run is not None:
-            self._models[run.request.model].engine.cancel(job_id)
-        for name, runs in self._waiting.items():
-            self._waiting[name] = [run for run in runs if run.id != job_id]
+    def _drop(self, run: Run, outcome: Outcome | None) -> None:
+        if self._runs.pop(run.key, None) is not None:
+            self._models[run.request.model].engine.cancel(run.key)
+            self._opening.discard(run.key)
+        elif run in self._line:
+            self._line.remove(run)
+        elif run in self._waiting[run.request.model]:
+            self._waiting[run.request.model].remove(run)
+        else:
+            return  # has ended
+        if outcome is not None:
+            self._publisher.end(run, outcome)
 
     def _load_next(self) -> None:
         """Begin to load a model that runs wait for, if there is room or an idle one can go."""
@@ -251,5 +284,5 @@ class EngineLoop(SideThread):
             return
         get_logger().info("model loaded", model=name)
         self._models[name] = result
-        for run in waiting:
-            self._enter(result, run)
+        self._line.extend(waiting)
+        self._open()

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import queue
-import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import cast
 
 import msgspec
 
 from shared.events import AnyEvent, Event, Token
-from shared.log import EventLog
-from shared.logging import get_logger
-from shared.redis import CONNECTION_ERRORS
+from shared.log import Append, EventLog
+from worker.patience import Patience
 from worker.run import Outcome, Run
 from worker.thread import SideThread
-
-_RETRY_SECONDS: Final = 0.5
 
 
 @dataclass(frozen=True)
@@ -35,6 +31,9 @@ class Publisher(SideThread):
     What piled up while the last round trip was under way goes out together, and tokens of
     one job that wait side by side share an event. When a run's last event is in its log,
     the run goes on to `on_end`.
+
+    Without Redis the drafts wait here while generation goes on. There are never more than the
+    running jobs may still generate: slots x `max_tokens` tokens.
     """
 
     def __init__(
@@ -50,7 +49,7 @@ class Publisher(SideThread):
         self._on_end = on_end
         self._on_fenced = on_fenced
         self._drafts: queue.SimpleQueue[_Draft | None] = queue.SimpleQueue()
-        self._closing = threading.Event()
+        self._patience = Patience("events")
 
     def publish(self, run: Run, events: Iterable[Event]) -> None:
         for event in events:
@@ -62,7 +61,7 @@ class Publisher(SideThread):
 
     def close(self) -> None:
         """Publish what is waiting, then stop."""
-        self._closing.set()
+        self._patience.end()
         self._drafts.put(None)
         self.join()
 
@@ -83,14 +82,17 @@ class Publisher(SideThread):
     def _send(self, batch: list[_Draft]) -> None:
         drafts = _merge(draft for draft in batch if draft.event is not None)
         numbered: list[tuple[Run, AnyEvent]] = []
-        next_seq: dict[str, int] = {}
+        next_seq: dict[Run, int] = {}
         for run, event in drafts:
             if run.fenced:
                 continue
-            seq = next_seq.get(run.id, run.last_seq) + 1
-            next_seq[run.id] = seq
+            seq = next_seq.get(run, run.last_seq) + 1
+            next_seq[run] = seq
             numbered.append((run, cast("AnyEvent", msgspec.structs.replace(event, seq=seq))))
-        for (run, event), accepted in zip(numbered, self._append(numbered), strict=True):
+        appends = [Append(run.id, run.key, event) for run, event in numbered]
+        # Sending the same events again is harmless.
+        replies = self._patience.insist(lambda: self._log.append_all(appends))
+        for (run, event), accepted in zip(numbered, replies, strict=True):
             if accepted:
                 run.note(event)
             elif not run.fenced:
@@ -100,24 +102,13 @@ class Publisher(SideThread):
             if draft.outcome is not None and not draft.run.fenced:
                 self._on_end(draft.run, draft.outcome)
 
-    def _append(self, numbered: list[tuple[Run, AnyEvent]]) -> list[bool]:
-        """Append until Redis answers: sending the same events again is harmless."""
-        while True:
-            try:
-                return self._log.append_all([(run.id, event) for run, event in numbered])
-            except CONNECTION_ERRORS as error:
-                if self._closing.is_set():
-                    raise
-                get_logger().warning("events wait for Redis", reason=str(error))
-                self._closing.wait(_RETRY_SECONDS)
-
 
 def _merge(drafts: Iterable[_Draft]) -> list[tuple[Run, Event]]:
     """Put neighbouring tokens of a run into one event; the order within a run stays."""
-    merged: dict[str, list[tuple[Run, Event]]] = {}
+    merged: dict[Run, list[tuple[Run, Event]]] = {}
     for draft in drafts:
         assert draft.event is not None
-        events = merged.setdefault(draft.run.id, [])
+        events = merged.setdefault(draft.run, [])
         last = events[-1][1] if events else None
         if isinstance(last, Token) and isinstance(draft.event, Token):
             joined = Token(seq=0, ids=last.ids + draft.event.ids, text=last.text + draft.event.text)

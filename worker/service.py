@@ -7,32 +7,40 @@ import uuid
 from typing import Final
 
 from redis import Redis
+from redis.exceptions import RedisError
 
+from shared.errors import DecodeError, JobNotFoundError
+from shared.ledger import Claim, Ledger
 from shared.log import EventLog
 from shared.logging import get_logger
 from shared.settings import Settings
 from shared.store import Store
+from worker.attempts import Attempts
+from worker.books import Books
 from worker.finisher import Finisher
 from worker.heartbeat import Heartbeat
 from worker.intake import GenerationWorker
 from worker.loop import EngineLoop
 from worker.models import Loader
 from worker.publisher import Publisher
-from worker.run import Outcome, Run
+from worker.rescue import Rescue
+from worker.run import Outcome, Run, outcome_of
+from worker.sweep import Sweep
 
 _POLL: Final = 0.05
 
 
 class WorkerService:
-    """RQ's loop on the calling thread; engine, publisher, finisher and heartbeat beside it."""
+    """RQ's loop on the calling thread; engine, publisher, finisher, heartbeat, sweep beside it."""
 
     def __init__(self, settings: Settings, redis: Redis, loader: Loader, store: Store) -> None:
         self._settings = settings
         self._crashed = False
         name = f"minivault-{uuid.uuid4().hex[:12]}"
-        log = EventLog(redis, writer=name)
+        log = EventLog(redis)
+        ledger = Ledger(redis, name, settings.models)
         self._publisher = Publisher(
-            log, on_end=self._on_end, on_fenced=self._on_fenced, on_crash=self._on_crash
+            log, on_end=self._on_end, on_fenced=self._on_lost, on_crash=self._on_crash
         )
         self._loop = EngineLoop(
             loader=loader,
@@ -45,25 +53,42 @@ class WorkerService:
             name=name,
             models=settings.models,
             slots=settings.slots,
-            loop=self._loop,
-            log=log,
-            finish=self._on_end,
+            ledger=ledger,
+            start=self._start,
             on_start=self._announce,
             on_stop=self._drain,
         )
+        books = Books(redis, self._worker)
+        self._attempts = Attempts(log, ledger, books, self._worker.release)
         self._finisher = Finisher(
             store=store,
             log=log,
+            ledger=ledger,
             result_ttl=settings.result_ttl,
-            finalize=self._worker.finalize,
+            close_books=books.close,
+            on_finished=self._attempts.finished,
+            on_fenced=self._on_lost,
             on_crash=self._on_crash,
         )
         self._heartbeat = Heartbeat(
             redis,
             worker=self._worker,
             loop=self._loop,
+            attempts=self._attempts,
             models=settings.models,
             slots=settings.slots,
+            on_crash=self._on_crash,
+        )
+        self._sweep = Sweep(
+            redis,
+            worker=name,
+            ledger=ledger,
+            attempts=self._attempts,
+            rescue=Rescue(
+                redis, ledger=ledger, log=log, attempts=self._attempts, finish=self._on_end
+            ),
+            loop=self._loop,
+            on_lost=self._on_lost,
             on_crash=self._on_crash,
         )
 
@@ -85,7 +110,22 @@ class WorkerService:
     def _announce(self) -> None:
         self._heartbeat.beat()
         self._heartbeat.start()
+        self._sweep.start()
         get_logger().info("worker ready", worker=self._worker.name)
+
+    def _start(self, claim: Claim) -> None:
+        """Begin a job that was taken, in the slot that it was taken for."""
+        try:
+            run = self._attempts.begin(claim, in_slot=True)
+        except (RedisError, DecodeError, JobNotFoundError) as error:
+            # Left to the sweep, which finds a claim of ours for which there is no run.
+            get_logger().warning("job not begun", job=claim.job_id, reason=str(error))
+            self._worker.release()
+            return
+        if run.ended is not None:
+            self._on_end(run, outcome_of(run.ended))
+        else:
+            self._loop.submit(run)
 
     def _drain(self) -> None:
         """Let running jobs finish within the grace time, then hand back the rest.
@@ -94,20 +134,22 @@ class WorkerService:
         the logs before a job goes back to its queue.
         """
         deadline = time.monotonic() + self._settings.shutdown_grace
-        while self._worker.running and not self._crashed and time.monotonic() < deadline:
+        while len(self._attempts) and not self._crashed and time.monotonic() < deadline:
             time.sleep(_POLL)
+        self._sweep.stop()
         unfinished = self._loop.stop()
         self._publisher.close()
         self._finisher.close()
-        self._worker.hand_back([run for run in unfinished if not run.fenced])
+        self._attempts.hand_back(run for run in unfinished if not run.fenced)
         self._heartbeat.stop()
 
     def _on_end(self, run: Run, outcome: Outcome) -> None:
         self._finisher.finish(run, outcome)
 
-    def _on_fenced(self, run: Run) -> None:
-        self._loop.cancel(run.id)
-        self._worker.abandon(run)
+    def _on_lost(self, run: Run) -> None:
+        run.fenced = True
+        self._loop.drop(run)
+        self._attempts.lost(run)
 
     def _on_crash(self) -> None:
         self._crashed = True

@@ -1,10 +1,13 @@
 -- Let go of a job that has ended. With its row written its log may expire; without, the job is
--- noted as unsaved and its log stays until a sweep has written the row. Returns 1, or 0 if it is
--- not `owner`'s any more.
+-- noted as unsaved and its log stays until a sweep has written the row. Returns 1 (also if that
+-- was done before and only the reply was lost), or 0 if the job is somebody else's.
 local claims, jobs, unsaved, in_flight, attended, cancels, strikes, log, ended, pace = unpack(KEYS)
 local job, owner, saved, log_ttl, ended_ttl, model, seconds = unpack(ARGV)
 
-if redis.call('HGET', claims, job) ~= owner then return 0 end
+local current = redis.call('HGET', claims, job)
+if current ~= owner then
+  return (not current and not redis.call('ZSCORE', jobs, job)) and 1 or 0
+end
 redis.call('HDEL', claims, job)
 redis.call('SREM', in_flight, job)
 redis.call('ZREM', attended, job)

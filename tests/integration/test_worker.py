@@ -5,22 +5,19 @@ import signal
 import subprocess
 from collections.abc import Iterator
 
-import msgspec
 import pytest
 from redis import Redis
 from rq.worker import BaseWorker
 
-from shared import events, job, names
-from shared.events import AnyEvent, Done, Failed, Loading, Queued, Resumed, Started, Token
-from shared.job import GenerationRequest, SamplingParams
-from shared.log import EventLog
-from shared.queue import JobQueue, rq_queue, workers
+from shared import names
+from shared.events import AnyEvent, Done, Failed, Loading, Queued, Resumed, Started
+from shared.queue import rq_queue, workers
 from shared.settings import Settings
 from shared.store import Store
+from tests.support.jobs import MODEL, Submitter, ended, generation, ledger, log_of, text
 from tests.support.poll import until
 from tests.support.workers import BROKEN_MODEL, fake_worker, live_pids
 
-MODEL = "smollm2-135m"
 OTHER = "distilgpt2"
 
 
@@ -32,8 +29,8 @@ def three_models(settings: Settings) -> Settings:
 
 
 @pytest.fixture
-def queue(redis: Redis, three_models: Settings) -> JobQueue:
-    return JobQueue(redis, three_models.models, result_ttl=600)
+def queue(three_models: Settings) -> Submitter:
+    return Submitter(three_models)
 
 
 @pytest.fixture
@@ -42,37 +39,8 @@ def worker(three_models: Settings) -> Iterator[subprocess.Popen[bytes]]:
         yield processes[0]
 
 
-def generation(
-    prompt: str = "hello", *, model: str = MODEL, max_tokens: int = 1000, **more: object
-) -> GenerationRequest:
-    return GenerationRequest(
-        id=job.new_job_id(),
-        model=model,
-        prompt=prompt,
-        params=SamplingParams(max_tokens=max_tokens, temperature=0, seed=1),
-        created_at=job.now(),
-        **more,
-    )
-
-
-def log_of(redis: Redis, job_id: str) -> list[AnyEvent]:
-    return EventLog(redis, writer="test").read(job_id)
-
-
-def ended(redis: Redis, job_id: str, seconds: float = 20) -> list[AnyEvent]:
-    def probe() -> list[AnyEvent] | None:
-        log = log_of(redis, job_id)
-        return log if log and events.is_terminal(log[-1]) else None
-
-    return until(probe, seconds=seconds, what=f"the end of {job_id}")
-
-
-def text(log: list[AnyEvent]) -> str:
-    return "".join(events.text_of(event) for event in log)
-
-
 @pytest.mark.usefixtures("worker")
-def test_a_job_from_queue_to_row(queue: JobQueue, redis: Redis, settings: Settings) -> None:
+def test_a_job_from_queue_to_row(queue: Submitter, redis: Redis, settings: Settings) -> None:
     request = generation("What is it?", request_id="req-1", client="10.0.0.9")
     queue.submit(request)
     log = ended(redis, request.id)
@@ -98,14 +66,14 @@ def test_a_job_from_queue_to_row(queue: JobQueue, redis: Redis, settings: Settin
 
 
 @pytest.mark.usefixtures("worker")
-def test_echo_puts_the_prompt_first(queue: JobQueue, redis: Redis) -> None:
+def test_echo_puts_the_prompt_first(queue: Submitter, redis: Redis) -> None:
     request = generation("again ", echo=True)
     queue.submit(request)
     assert text(ended(redis, request.id)) == "again again "
 
 
 @pytest.mark.usefixtures("worker")
-def test_a_model_is_loaded_when_it_is_wanted(queue: JobQueue, redis: Redis) -> None:
+def test_a_model_is_loaded_when_it_is_wanted(queue: Submitter, redis: Redis) -> None:
     request = generation("other", model=OTHER)
     queue.submit(request)
     log = ended(redis, request.id)
@@ -115,7 +83,7 @@ def test_a_model_is_loaded_when_it_is_wanted(queue: JobQueue, redis: Redis) -> N
 
 @pytest.mark.usefixtures("worker")
 def test_a_model_that_can_not_be_loaded_fails_its_jobs_alone(
-    queue: JobQueue, redis: Redis, settings: Settings
+    queue: Submitter, redis: Redis, settings: Settings
 ) -> None:
     broken, fine = generation(model=BROKEN_MODEL), generation("fine")
     queue.submit(broken)
@@ -132,18 +100,26 @@ def test_a_model_that_can_not_be_loaded_fails_its_jobs_alone(
     assert (row.status, row.error) == ("failed", "model_unavailable")
 
 
-@pytest.mark.usefixtures("worker")
-def test_a_job_of_another_version_fails_with_its_reason(redis: Redis) -> None:
+def test_what_can_not_be_run_fails_with_its_reason(
+    three_models: Settings, queue: Submitter, redis: Redis
+) -> None:
+    unreadable, lost = generation(), generation()
+    queue.submit(unreadable, lost)
+    redis.delete(names.events(unreadable.id), names.events(lost.id))
+    entry = {"event": '{"type":"queued"}', "request": "{}"}
+    redis.xadd(names.events(unreadable.id), entry, id="1-0")
     rq = rq_queue(redis, MODEL)
-    redis.xadd(names.events("job-old"), {"event": '{"type":"queued"}', "request": "{}"}, id="1-0")
-    for job_id, reason in (("job-old", "not a generation job"), ("job-lost", "no event log")):
-        stray = rq.enqueue(names.GENERATE_FUNCTION, job_id=job_id)
-        until(lambda job_id=job_id: job_id in rq.failed_job_registry, what="RQ's failed registry")
-        assert reason in stray.latest_result().exc_string
+    with fake_worker(three_models):
+        for job_id, reason in ((unreadable.id, "not a generation job"), (lost.id, "no event log")):
+            until(
+                lambda job_id=job_id: job_id in rq.failed_job_registry, what="the failed registry"
+            )
+            assert reason in rq.fetch_job(job_id).latest_result().exc_string
+    assert redis.zcard(names.JOBS) == redis.hlen(names.CLAIMS) == 0
 
 
 def test_no_more_jobs_are_taken_than_there_are_slots(
-    three_models: Settings, queue: JobQueue, redis: Redis
+    three_models: Settings, queue: Submitter, redis: Redis
 ) -> None:
     with fake_worker(three_models, step_seconds=0.02):
         requests = [generation("x" * 400) for _ in range(10)]
@@ -163,32 +139,8 @@ def _descriptions(redis: Redis) -> str:
     return " ".join(str(rq.fetch_job(job_id).description) for job_id in rq.job_ids)
 
 
-def test_heartbeats_outlive_their_time_while_jobs_run(
-    three_models: Settings, queue: JobQueue, redis: Redis
-) -> None:
-    with fake_worker(three_models, step_seconds=0.02):
-        request = generation("x" * 700)
-        queue.submit(request)
-        rq = rq_queue(redis, MODEL)
-        until(lambda: len(rq.started_job_registry) == 1, what="the started job")
-        first = BaseWorker.all(connection=redis)[0].last_heartbeat
-        score = redis.zscore(rq.started_job_registry.key, _member(redis, rq))
-        until(
-            lambda: BaseWorker.all(connection=redis)[0].last_heartbeat > first,
-            what="a second heartbeat",
-        )
-        until(
-            lambda: redis.zscore(rq.started_job_registry.key, _member(redis, rq)) > score,
-            what="a renewed execution",
-        )
-
-
-def _member(redis: Redis, rq: object) -> bytes:
-    return redis.zrange(rq.started_job_registry.key, 0, -1)[0]
-
-
 def test_sigterm_finishes_what_fits_and_hands_back_the_rest(
-    three_models: Settings, queue: JobQueue, redis: Redis, settings: Settings
+    three_models: Settings, queue: Submitter, redis: Redis, settings: Settings
 ) -> None:
     short, long = generation("short" * 4), generation("abcdefghij" * 50)
     with fake_worker(three_models, step_seconds=0.01) as (process,):
@@ -220,25 +172,18 @@ def _seq_of(log: list[AnyEvent], kind: type) -> int:
     return next(event.seq for event in log if isinstance(event, kind))
 
 
-def test_a_fenced_worker_lets_the_job_go(
-    three_models: Settings, queue: JobQueue, redis: Redis
+def test_a_worker_lets_a_job_go_that_is_not_its_own_any_more(
+    three_models: Settings, queue: Submitter, redis: Redis
 ) -> None:
     with fake_worker(three_models, step_seconds=0.01):
         request = generation("x" * 300)
         queue.submit(request)
         until(lambda: len(text(log_of(redis, request.id))) > 10, what="some tokens")
-        usurper = EventLog(redis, writer="usurper")
-        token = Token(seq=0, ids=(1,), text="!")
-        until(
-            lambda: usurper.append(
-                request.id,
-                msgspec.structs.replace(token, seq=log_of(redis, request.id)[-1].seq + 1),
-            ),
-            what="the usurper's token",
-        )
+        owner = redis.hget(names.CLAIMS, request.id).decode()
+        assert ledger(redis).seize(request.id, MODEL, expected=owner)
+        length = len(log_of(redis, request.id))
         rq = rq_queue(redis, MODEL)
         until(lambda: len(rq.started_job_registry) == 0, what="the given up execution")
-        length = len(log_of(redis, request.id))
         other = generation("next")
         queue.submit(other)
         assert text(ended(redis, other.id)) == "next"
@@ -246,7 +191,7 @@ def test_a_fenced_worker_lets_the_job_go(
 
 
 def test_two_hundred_jobs_over_two_workers_leave_two_hundred_rows(
-    three_models: Settings, queue: JobQueue, redis: Redis, settings: Settings
+    three_models: Settings, queue: Submitter, redis: Redis, settings: Settings
 ) -> None:
     with fake_worker(three_models, count=2):
         requests = [generation(f"prompt number {i}") for i in range(200)]

@@ -82,7 +82,8 @@ def _explicit(
     `softcap` bounds the scores (Gemma 2); `sinks`, one a head, take probability that no
     value receives (gpt-oss).
     """
-    groups = query.shape[1] // key.shape[1]
+    width, groups = query.shape[2], query.shape[1] // key.shape[1]
+    query = nn.functional.pad(query, (0, 0, 0, -width % ROWS))
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = query @ key.transpose(-1, -2) * scale
@@ -95,4 +96,4 @@ def _explicit(
     weights = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype)
     if sinks is not None:
         weights = weights[..., :-1]
-    return (weights @ value).transpose(1, 2).contiguous()
+    return (weights @ value)[:, :, :width].transpose(1, 2).contiguous()

@@ -14,6 +14,10 @@ from transformers import Cache
 _KEYS: Final = 16
 """Keys are read in multiples of this, so that attention's vector loops have no odd tail and
 round alike whatever the longest neighbour is (see docs/architecture.md, "Rounding")."""
+_BLOCK: Final = 512
+"""SDPA reads keys in blocks of this."""
+_PIECE: Final = 192
+"""MKL sums a block in pieces of this, but one of less than two pieces in two halves."""
 ROWS: Final = 4
 """Matrix products are given multiples of this many rows: an odd rest rounds differently, and a
 token would then depend on its neighbours, or on whether it was prefilled or decoded."""
@@ -72,7 +76,7 @@ class SlotCache(Cache):
     def __init__(self, rows: int, context: int, device: torch.device) -> None:
         super().__init__(layers=[])
         self._rows = aligned(rows, ROWS)
-        self._columns = aligned(context + 1, _KEYS)
+        self._columns = keys_read(context + 1)
         self._device = device
         self._stored: dict[int, tuple[Tensor, Tensor]] = {}
         self._placement: Placement | None = None
@@ -99,7 +103,7 @@ class SlotCache(Cache):
             rows=torch.tensor(rows, device=self._device),
             token_ids=token_ids.to(self._device),
             positions=positions.to(self._device),
-            length=aligned(longest, _KEYS),
+            length=keys_read(longest),
             in_place=rows == list(range(len(rows))),
         )
         return self._placement
@@ -146,6 +150,14 @@ class SlotCache(Cache):
         if hasattr(mmap, "MADV_NOHUGEPAGE"):  # Linux
             memory.madvise(mmap.MADV_NOHUGEPAGE)
         return torch.frombuffer(memory, dtype=states.dtype).view(shape)
+
+
+def keys_read(count: int) -> int:
+    """The next length that rounds like all others."""
+    blocks, rest = divmod(aligned(count, _KEYS), _BLOCK)
+    if _PIECE < rest < 2 * _PIECE:
+        rest = 2 * _PIECE
+    return blocks * _BLOCK + rest
 
 
 def aligned(count: int, to: int) -> int:

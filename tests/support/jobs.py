@@ -1,0 +1,121 @@
+"""Jobs as tests submit and watch them, without an API."""
+
+import asyncio
+from typing import Any, Final
+
+from redis import Redis
+
+from shared import events, job
+from shared.errors import JobNotFoundError
+from shared.events import AnyEvent
+from shared.job import GenerationRequest, SamplingParams
+from shared.ledger import Claim, Ledger
+from shared.log import Append, EventLog
+from shared.queue import Idempotency, JobQueue, Limits, Submission
+from shared.redis import connect, connect_async
+from shared.settings import Settings
+from tests.support.poll import until
+
+MODEL: Final = "smollm2-135m"
+
+
+def generation(
+    prompt: str = "hello", *, model: str = MODEL, max_tokens: int = 1000, **more: Any
+) -> GenerationRequest:
+    """A greedy request; the fake engine answers it with its prompt."""
+    params = more.pop("params", None) or SamplingParams(
+        max_tokens=max_tokens, temperature=0, seed=1
+    )
+    return GenerationRequest(
+        **{
+            "id": job.new_job_id(),
+            "model": model,
+            "prompt": prompt,
+            "params": params,
+            "created_at": job.now(),
+            **more,
+        }
+    )
+
+
+class Submitter:
+    """`JobQueue` for tests that are not asynchronous."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def submit(
+        self,
+        *requests: GenerationRequest,
+        ttl: float = 3600,
+        attended_for: float | None = None,
+        max_queued: int = 100_000,
+        max_in_flight: int = 100_000,
+        idempotency: Idempotency | None = None,
+        seconds_per_job: float | None = None,
+    ) -> list[str]:
+        """Submit in order, over one connection; returns the jobs' ids."""
+
+        async def submit_all(queue: JobQueue) -> list[str]:
+            return [
+                await queue.submit(
+                    request,
+                    Submission(
+                        limits=Limits(max_queued, max_in_flight),
+                        deadline=job.now() + ttl,
+                        attended_until=None if attended_for is None else job.now() + attended_for,
+                        idempotency=idempotency,
+                        seconds_per_job=seconds_per_job,
+                    ),
+                )
+                for request in requests
+            ]
+
+        return self._with_queue(submit_all)
+
+    def cancel(self, job_id: str) -> bool:
+        return self._with_queue(lambda queue: queue.cancel(job_id))
+
+    def _with_queue(self, action: Any) -> Any:
+        async def run() -> Any:
+            with connect(self._settings, "test") as rq_redis:
+                async with connect_async(self._settings, "test") as redis:
+                    queue = JobQueue(
+                        redis, self._settings.models, result_ttl=600, rq_redis=rq_redis
+                    )
+                    return await action(queue)
+
+        return asyncio.run(run())
+
+
+def ledger(redis: Redis, worker: str = "test") -> Ledger:
+    return Ledger(redis, worker, [MODEL])
+
+
+def append(redis: Redis, claim: Claim, *appended: AnyEvent) -> list[bool]:
+    """As the worker that holds the claim."""
+    return EventLog(redis).append_all(
+        [Append(claim.job_id, claim.owner, event) for event in appended]
+    )
+
+
+def log_of(redis: Redis, job_id: str) -> list[AnyEvent]:
+    """What has happened to a job so far; nothing if there is none."""
+    try:
+        return EventLog(redis).read_job(job_id)[1]
+    except JobNotFoundError:
+        return []
+
+
+def ended(redis: Redis, job_id: str, seconds: float = 20) -> list[AnyEvent]:
+    """The log of a job, once it has ended."""
+
+    def probe() -> list[AnyEvent] | None:
+        log = log_of(redis, job_id)
+        return log if log and events.is_terminal(log[-1]) else None
+
+    return until(probe, seconds=seconds, what=f"the end of {job_id}")
+
+
+def text(log: list[AnyEvent]) -> str:
+    return "".join(events.text_of(event) for event in log)

@@ -1,0 +1,76 @@
+"""The runs that this worker has under way, and how each of them leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from redis.exceptions import RedisError
+
+from shared.ledger import Claim, Ledger
+from shared.log import EventLog
+from shared.logging import get_logger
+from worker.books import Books
+from worker.run import Run
+
+
+class Attempts:
+    """Every way out is taken once; coming a second time changes nothing."""
+
+    def __init__(
+        self, log: EventLog, ledger: Ledger, books: Books, release: Callable[[], None]
+    ) -> None:
+        """`release` gives back the slot of a run that has one."""
+        self._log = log
+        self._ledger = ledger
+        self._books = books
+        self._release = release
+        self._runs: dict[str, Run] = {}
+        self._in_slots: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._in_slots)
+
+    def all(self) -> list[Run]:
+        return list(self._runs.values())
+
+    def begin(self, claim: Claim, *, in_slot: bool) -> Run:
+        """Where the job's log says it is.
+
+        Raises:
+            JobNotFoundError, DecodeError: it can't be run.
+            RedisError: nothing was begun.
+        """
+        run = Run.from_log(claim, *self._log.read_job(claim.job_id))
+        self._books.open(run)
+        self._runs[run.key] = run
+        if in_slot:
+            self._in_slots.add(run.key)
+        return run
+
+    def finished(self, run: Run) -> None:
+        """It has ended, and everything is written."""
+        self._forget(run)
+
+    def lost(self, run: Run) -> None:
+        """Somebody else owns the job now."""
+        if run.key not in self._runs:
+            return
+        get_logger().warning("job was taken over", job=run.id)
+        try:
+            self._books.discard(run)
+        except RedisError as error:  # whoever took the job has struck our books already
+            get_logger().warning("books left open", job=run.id, reason=str(error))
+        self._forget(run)
+
+    def hand_back(self, runs: Iterable[Run]) -> None:
+        """Put unfinished runs back at the front of their queues, for another worker."""
+        for run in runs:
+            self._books.discard(run)
+            if self._ledger.put_back(run.claim, run.request.created_at):
+                get_logger().info("job handed back", job=run.id, tokens=len(run.ids))
+            self._forget(run)
+
+    def _forget(self, run: Run) -> None:
+        if self._runs.pop(run.key, None) is not None and run.key in self._in_slots:
+            self._in_slots.remove(run.key)
+            self._release()
