@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -15,8 +16,9 @@ from shared.errors import StoreError
 from shared.migrations import migrate
 from shared.settings import Settings
 
-BUSY_TIMEOUT_MS: Final = 10_000
-"""How long a writer waits for another one."""
+BUSY_TIMEOUT_MS: Final = 2_000
+"""How long a writer waits for another one. Not long: what can't be written now is written later,
+and streams wait for it."""
 
 
 class Interaction(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +57,8 @@ class Store:
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
+        self._file: tuple[int, int] | None = None
+        """Device and inode of the file that was opened, where it is one."""
 
     @classmethod
     def open(cls, settings: Settings) -> Store:
@@ -70,8 +74,7 @@ class Store:
         if engine.dialect.name == "sqlite":
             _tune_sqlite(engine)
         store = cls(engine)
-        with store._writing() as connection:
-            migrate(connection)
+        store._migrate()
         return store
 
     def save(self, rows: Sequence[Interaction]) -> None:
@@ -80,6 +83,7 @@ class Store:
         Raises:
             StoreError: the database refused; nothing was written.
         """
+        self._reopen_if_moved()
         with self._writing() as connection:
             ids = [row.id for row in rows]
             connection.execute(sa.delete(_interactions).where(_interactions.c.id.in_(ids)))
@@ -101,6 +105,23 @@ class Store:
     def close(self) -> None:
         self._engine.dispose()
 
+    def _migrate(self) -> None:
+        with self._writing() as connection:
+            migrate(connection)
+        self._file = _identity(self._engine)
+
+    def _reopen_if_moved(self) -> None:
+        """SQLite goes on writing to a file that was deleted or replaced: nobody would see it.
+
+        Raises:
+            StoreError: its folder is gone. It is not made again, for it may be a volume that
+                comes back.
+        """
+        if self._file is None or _identity(self._engine) == self._file:
+            return
+        self._engine.dispose()
+        self._migrate()
+
     @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
         with _translated(), self._engine.execution_options(writes=True).begin() as connection:
@@ -114,6 +135,18 @@ def _translated() -> Iterator[None]:
     except sa.exc.SQLAlchemyError as error:
         reason = getattr(error, "orig", None) or error
         raise StoreError(f"The interactions database failed: {reason}") from error
+
+
+def _identity(engine: sa.Engine) -> tuple[int, int] | None:
+    """Which file a SQLite database is in; None if it is in none, or the file is gone."""
+    path = engine.url.database
+    if engine.dialect.name != "sqlite" or not path:
+        return None
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _tune_sqlite(engine: sa.Engine) -> None:

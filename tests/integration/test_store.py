@@ -99,3 +99,40 @@ def test_a_file_that_is_no_database_is_a_clear_error(folder: Settings) -> None:
     (folder.data_dir / "db" / "minivault.db").write_bytes(b"not a database" * 100)
     with pytest.raises(StoreError, match="interactions database"):
         Store.open(folder)
+
+
+def test_a_folder_that_comes_back_has_its_rows_again(folder: Settings) -> None:
+    store = Store.open(folder)
+    store.save([row("before")])
+    db, away = folder.data_dir / "db", folder.data_dir / "away"
+    db.rename(away)
+    with pytest.raises(StoreError, match="unable to open"):
+        store.save([row("meanwhile")])
+    away.rename(db)
+    store.save([row("after")])
+    assert {found.id for found in Store.open(folder).recent(10)} == {"before", "after"}
+
+
+def test_a_deleted_database_is_made_anew(folder: Settings) -> None:
+    store = Store.open(folder)
+    store.save([row("before")])
+    for file in (folder.data_dir / "db").iterdir():
+        file.unlink()
+    store.save([row("after")])
+    assert [found.id for found in Store.open(folder).recent(10)] == ["after"]
+
+
+def test_a_full_disk_refuses_and_recovers(folder: Settings) -> None:
+    store = Store.open(folder)
+    _limit_pages(store, 10)
+    with pytest.raises(StoreError, match="full"):
+        store.save([row(f"job-{i}", response="x" * 10_000) for i in range(50)])
+    _limit_pages(store, 1_000_000)
+    store.save([row("after")])
+    assert [found.id for found in store.recent(100)] == ["after"]
+
+
+def _limit_pages(store: Store, pages: int) -> None:
+    """On the pool's one connection, which the next statement uses again."""
+    with store._engine.connect() as connection:
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
