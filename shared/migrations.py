@@ -44,6 +44,17 @@ def m001_interactions(connection: sa.Connection) -> None:
 MIGRATIONS: Final[Sequence[Migration]] = (m001_interactions,)
 
 
+def is_current(connection: sa.Connection) -> bool:
+    """Whether there is nothing to do: found out by reading, since another may be writing.
+
+    Raises:
+        StoreError: the database was written by a newer MiniVault.
+    """
+    if not sa.inspect(connection).has_table("schema_version"):
+        return False
+    return _version(connection) == len(MIGRATIONS)
+
+
 def migrate(connection: sa.Connection) -> None:
     """Bring the schema up to date, inside the caller's write transaction.
 
@@ -51,14 +62,19 @@ def migrate(connection: sa.Connection) -> None:
         StoreError: the database was written by a newer MiniVault.
     """
     connection.exec_driver_sql("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER)")
+    version = _version(connection)
+    for number, step in enumerate(MIGRATIONS[version:], start=version + 1):
+        step(connection)
+        connection.execute(
+            sa.text("INSERT INTO schema_version (version) VALUES (:version)"), {"version": number}
+        )
+
+
+def _version(connection: sa.Connection) -> int:
     version = connection.exec_driver_sql("SELECT max(version) FROM schema_version").scalar() or 0
     if version > len(MIGRATIONS):
         raise StoreError(
             f"The database has schema version {version}; this MiniVault knows up to "
             f"{len(MIGRATIONS)}. Update MiniVault or use another data folder."
         )
-    for number, step in enumerate(MIGRATIONS[version:], start=version + 1):
-        step(connection)
-        connection.execute(
-            sa.text("INSERT INTO schema_version (version) VALUES (:version)"), {"version": number}
-        )
+    return int(version)

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
 from shared.errors import StoreError
-from shared.migrations import migrate
+from shared.migrations import is_current, migrate
 from shared.settings import Settings
 
 BUSY_TIMEOUT_MS: Final = 2_000
@@ -106,8 +106,11 @@ class Store:
         self._engine.dispose()
 
     def _migrate(self) -> None:
-        with self._writing() as connection:
-            migrate(connection)
+        with _translated(), self._engine.connect() as connection:
+            current = is_current(connection)
+        if not current:
+            with self._writing() as connection:
+                migrate(connection)
         self._file = _identity(self._engine)
 
     def _reopen_if_moved(self) -> None:

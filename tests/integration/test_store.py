@@ -136,3 +136,15 @@ def _limit_pages(store: Store, pages: int) -> None:
     """On the pool's one connection, which the next statement uses again."""
     with store._engine.connect() as connection:
         connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+
+
+def test_a_locked_store_can_be_opened(folder: Settings) -> None:
+    Store.open(folder).save([row("before")])
+    with sqlite3.connect(folder.data_dir / "db" / "minivault.db") as other:
+        other.execute("BEGIN EXCLUSIVE")
+        store = Store.open(folder)
+        with pytest.raises(StoreError, match="locked"):
+            store.save([row("meanwhile")])
+        other.rollback()
+    store.save([row("after")])
+    assert {found.id for found in store.recent(10)} == {"before", "after"}
