@@ -65,9 +65,12 @@ class Attempts:
     def hand_back(self, runs: Iterable[Run]) -> None:
         """Put unfinished runs back at the front of their queues, for another worker."""
         for run in runs:
-            self._books.discard(run)
-            if self._ledger.put_back(run.claim, run.request.created_at):
-                get_logger().info("job handed back", job=run.id, tokens=len(run.ids))
+            try:
+                self._books.discard(run)
+                if self._ledger.put_back(run.claim, run.request.created_at):
+                    get_logger().info("job handed back", job=run.id, tokens=len(run.ids))
+            except RedisError as error:  # another worker's sweep will find it
+                get_logger().warning("job left behind", job=run.id, reason=str(error))
             self._forget(run)
 
     def _forget(self, run: Run) -> None:

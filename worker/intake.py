@@ -13,7 +13,8 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Final, NoReturn
 
@@ -125,7 +126,7 @@ class GenerationWorker(BaseWorker):
         claim = self._ledger.take()
         if claim is None:
             if self.should_run_maintenance_tasks:
-                self.run_maintenance_tasks()  # type: ignore[no-untyped-call]  # RQ
+                self.run_maintenance_tasks()
             self._ledger.wait(_POLL_SECONDS)
             claim = self._ledger.take()
         return claim
@@ -160,13 +161,22 @@ class GenerationWorker(BaseWorker):
         if pipeline is not None:
             super().heartbeat(HEARTBEAT_TTL, pipeline)  # type: ignore[arg-type]  # as above
 
+    def check_for_suspension(self, burst: bool) -> None:  # noqa: FBT001  (RQ's signature)
+        with _without_redis("suspension"):
+            super().check_for_suspension(burst)
+
+    def run_maintenance_tasks(self) -> None:
+        with _without_redis("maintenance"):
+            super().run_maintenance_tasks()  # type: ignore[no-untyped-call]  # RQ
+
     def bootstrap(self, *args: Any, **kwargs: Any) -> None:
         super().bootstrap(*args, **kwargs)
         self._on_start()
 
     def teardown(self) -> None:
         self._on_stop()
-        super().teardown()  # type: ignore[no-untyped-call]  # RQ
+        with _without_redis("farewell"):
+            super().teardown()  # type: ignore[no-untyped-call]  # RQ
 
     def _install_signal_handlers(self) -> None:
         signal.signal(signal.SIGINT, self._on_signal)
@@ -174,3 +184,12 @@ class GenerationWorker(BaseWorker):
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self.stop()
+
+
+@contextmanager
+def _without_redis(what: str) -> Iterator[None]:
+    """RQ's loop quits where Redis does not answer; this worker's jobs go on."""
+    try:
+        yield
+    except RedisError as error:
+        get_logger().warning(f"no {what} without Redis", reason=str(error))
