@@ -9,6 +9,8 @@ class MiniVaultError(Exception):
     """Something went wrong inside MiniVault."""
 
     code: ClassVar[str] = "internal_error"
+    retry_after: int | None = None
+    """Whole seconds after which another try may succeed, where that is known."""
 
     def __init__(self, detail: str | None = None) -> None:
         """`detail` replaces the class's general message with what happened this time."""

@@ -74,10 +74,18 @@ class EventLog:
         return job.decode(first.get(_REQUEST.encode(), b"")), _decode_entries(entries)
 
 
-async def read(redis: AsyncRedis, job_id: str, after: int = 0) -> list[AnyEvent]:
-    """Events with a number above `after`, in order."""
-    entries = await redis.xrange(names.events(job_id), min=f"{after + 1}-0")
+async def read(
+    redis: AsyncRedis, job_id: str, after: int = 0, *, count: int | None = None
+) -> list[AnyEvent]:
+    """Events with a number above `after`, in order; at most `count`."""
+    entries = await redis.xrange(names.events(job_id), min=f"{after + 1}-0", count=count)
     return _decode_entries(entries)  # type: ignore[arg-type]
+
+
+async def read_last(redis: AsyncRedis, job_id: str) -> AnyEvent | None:
+    """The latest event; None if there is no such log."""
+    entries = await redis.xrevrange(names.events(job_id), count=1)
+    return _decode_entries(entries)[0] if entries else None  # type: ignore[arg-type]
 
 
 async def exists(redis: AsyncRedis, job_id: str) -> bool:

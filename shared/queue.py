@@ -37,6 +37,8 @@ class WorkerInfo(msgspec.Struct, frozen=True):
     kv_bytes: int
     """Memory set aside for KV caches."""
     host: str = ""
+    parent: int = 0
+    """Process that starts this one again; what a supervisor knows."""
 
 
 class Limits(NamedTuple):
@@ -190,3 +192,12 @@ def workers(redis: Redis) -> dict[str, WorkerInfo]:
         if isinstance(raw, bytes):
             found[name] = msgspec.json.decode(raw, type=WorkerInfo)
     return found
+
+
+async def workers_async(redis: AsyncRedis) -> list[WorkerInfo]:
+    """As `workers`, for asyncio and without the names."""
+    keys: set[bytes] = await redis.smembers(BaseWorker.redis_workers_keys)  # type: ignore[assignment]
+    prefix = BaseWorker.redis_worker_namespace_prefix
+    infos = [names.worker_info(key.decode().removeprefix(prefix)) for key in keys]
+    raws = await redis.mget(infos) if infos else []
+    return [msgspec.json.decode(raw, type=WorkerInfo) for raw in raws if raw is not None]

@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -49,7 +50,8 @@ class Heartbeat(SideThread):
     def stop(self) -> None:
         self._stopped.set()
         self.join()
-        self._redis.delete(names.worker_info(self._worker.name))
+        with suppress(RedisError):  # it expires by itself
+            self._redis.delete(names.worker_info(self._worker.name))
 
     def run(self) -> None:
         while not self._stopped.wait(INTERVAL):
@@ -61,6 +63,7 @@ class Heartbeat(SideThread):
     def beat(self) -> None:
         info = WorkerInfo(
             pid=os.getpid(),
+            parent=os.getppid(),
             models=self._models,
             loaded=self._loop.loaded,
             slots=self._slots,

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import sys
 
-from shared.catalog import load_catalog
-from shared.logging import configure
+from redis.exceptions import RedisError
+
+from shared.catalog import Catalog, load_catalog
+from shared.ledger import report_death
+from shared.logging import configure, get_logger
 from shared.redis import connect, require
 from shared.settings import Settings
 from shared.store import Store
+from worker.nursery import Nursery, new_worker_name
 
 
 def run(settings: Settings) -> None:
@@ -23,19 +27,43 @@ def run(settings: Settings) -> None:
     for name in settings.models:
         catalog[name]  # an unknown one is told before anything slow
     settings.prepare_data_dir()
-    redis = connect(settings, "worker")
-    require(redis, settings)
-    store = Store.open(settings)
+    with connect(settings, "worker") as redis:
+        require(redis, settings)
 
-    import torch  # noqa: PLC0415  (takes seconds; every cheap check comes first)
+    from worker.models import load_libraries  # noqa: PLC0415  (every cheap check comes first)
+
+    load_libraries(catalog[settings.default_model], settings)
+    if sys.platform == "linux":  # elsewhere system libraries do not survive a fork
+        nursery = Nursery(
+            lambda name: _serve(settings, catalog, name), lambda name: _report(settings, name)
+        )
+        code = nursery.run()
+    else:
+        code = _serve(settings, catalog, new_worker_name())
+    if code:
+        sys.exit(code)
+
+
+def _serve(settings: Settings, catalog: Catalog, name: str) -> int:
+    import torch  # noqa: PLC0415
 
     from worker.models import transformers_loader  # noqa: PLC0415
     from worker.service import WorkerService  # noqa: PLC0415
 
+    redis = connect(settings, "worker")
+    store = Store.open(settings)
     torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 1) // settings.workers))
-    service = WorkerService(settings, redis, transformers_loader(catalog, settings), store)
-    ended_as_asked = service.run()
+    loader = transformers_loader(catalog, settings)
+    ended_as_asked = WorkerService(settings, redis, loader, store, name=name).run()
     store.close()
     redis.close()
-    if not ended_as_asked:
-        sys.exit(1)
+    return 0 if ended_as_asked else 1
+
+
+def _report(settings: Settings, name: str) -> None:
+    """Its jobs need not wait for its silence."""
+    try:
+        with connect(settings, "worker") as redis:
+            report_death(redis, name)
+    except RedisError as error:
+        get_logger().warning("death not reported", worker=name, reason=str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias
@@ -73,6 +74,29 @@ class PlainDecoder:
             ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return text
+
+
+def load_libraries(spec: ModelSpec, settings: Settings) -> None:
+    """Import what loading a model needs: seconds, where the weights take tenths of one.
+
+    Starts no thread and touches no device, so that the process can be forked afterwards.
+    """
+    # Else asking whether there is a GPU, as transformers does, spoils CUDA for forks.
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    from transformers import (  # noqa: PLC0415
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        AutoConfig,
+        AutoTokenizer,
+    )
+
+    from worker.engine import transformers  # noqa: F401, PLC0415
+
+    try:
+        config = AutoConfig.from_pretrained(spec.folder(settings), local_files_only=True)
+        MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]  # imports the architecture
+        AutoTokenizer.from_pretrained(spec.folder(settings), local_files_only=True)
+    except Exception:  # noqa: BLE001  (loading the model says what is wrong with it)
+        return
 
 
 def transformers_loader(catalog: Catalog, settings: Settings) -> Loader:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from typing import Final
 
 from redis import Redis
@@ -33,10 +32,11 @@ _POLL: Final = 0.05
 class WorkerService:
     """RQ's loop on the calling thread; engine, publisher, finisher, heartbeat, sweep beside it."""
 
-    def __init__(self, settings: Settings, redis: Redis, loader: Loader, store: Store) -> None:
+    def __init__(
+        self, settings: Settings, redis: Redis, loader: Loader, store: Store, *, name: str
+    ) -> None:
         self._settings = settings
         self._crashed = False
-        name = f"minivault-{uuid.uuid4().hex[:12]}"
         log = EventLog(redis)
         ledger = Ledger(redis, name, settings.models)
         self._publisher = Publisher(

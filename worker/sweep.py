@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 from redis import Redis
@@ -69,7 +70,11 @@ class Sweep(SideThread):
 
     def stop(self) -> None:
         self._stopped.set()
+        with suppress(RedisError):
+            self._redis.rpush(names.calls(self._worker), "")  # else it listens to the end
         self.join()
+        with suppress(RedisError):
+            self._redis.delete(names.calls(self._worker))
 
     def run(self) -> None:
         told: set[str] = set()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from worker.engine.activation import in_strips
 from worker.engine.base import EngineRequest, Output
 from worker.engine.cache import ROWS, SlotCache, Step, aligned
 from worker.engine.detokenizer import Decoder
@@ -37,6 +38,8 @@ class TransformersEngine:
         prefill_chunk: int,
     ) -> None:
         """`context` and `prefill_chunk` in tokens."""
+        if model.device.type == "cpu":
+            in_strips(model)
         self._model = model
         self._decoder = decoder
         self._eos_ids = frozenset(eos_ids)
