@@ -48,9 +48,11 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
         swagger_ui_parameters={"validatorUrl": None},
     )
+    routes = list(app.routes)
     for module in (generate, jobs, models, health):
         app.include_router(module.router)
-    problems.install(app)
+        routes += module.router.routes
+    problems.install(app, routes)
     openapi.install(app, settings)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(RequestContext)  # last added, outermost

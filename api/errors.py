@@ -13,6 +13,8 @@ from shared.errors import (
     ModelUnavailableError,
     PromptTooLongError,
     UnknownModelError,
+    WaitedTooLongError,
+    WorkerLostError,
 )
 from shared.events import Failed
 
@@ -46,6 +48,12 @@ class NotAcceptableError(MiniVaultError):
     code = "not_acceptable"
 
 
+class PriorityNotAllowedError(MiniVaultError):
+    """The priority is higher than this service allows."""
+
+    code = "priority_not_allowed"
+
+
 class NoWorkerError(MiniVaultError):
     """No live worker serves the default model."""
 
@@ -59,7 +67,14 @@ class StoppingError(MiniVaultError):
 
 
 _OF_JOBS: Final[Mapping[str, type[MiniVaultError]]] = {
-    kind.code: kind for kind in (ModelUnavailableError, PromptTooLongError, UnknownModelError)
+    kind.code: kind
+    for kind in (
+        ModelUnavailableError,
+        PromptTooLongError,
+        UnknownModelError,
+        WaitedTooLongError,
+        WorkerLostError,
+    )
 }
 
 

@@ -6,19 +6,27 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, TypeAlias
 
+from redis.exceptions import RedisError
+
 from api.errors import StoppingError
 from api.inbox import Inbox
-from shared.errors import JobNotFoundError, RedisUnavailableError
-from shared.events import AnyEvent, is_terminal
-from shared.redis import CONNECTION_ERRORS
+from shared.errors import RedisUnavailableError
+from shared.events import AnyEvent, Queued, is_terminal
 
 SILENCE_SECONDS: Final = 1.0
 """After this long without a message the log is asked: the message may have been lost."""
-PATIENCE_SECONDS: Final = 30.0
-"""How long a stream outlives Redis; a supervised server is back sooner."""
+WAITING_SILENCE_SECONDS: Final = 10.0
+"""The same while the job waits: `api.line` looks every second whether it still does."""
+PATIENCE_SECONDS: Final = 300.0
+"""How long a stream outlives Redis. Long enough for a restart that reads a large file or for a
+failover. To lose its stream earlier would help no client: every other process is as cut off as
+this one. Later, somebody has to mend something, and the client should hear of it."""
+PAGE: Final = 256
+"""Events read at once: what a stream holds in memory is bounded, however long its job's log."""
 
-ReadLog: TypeAlias = Callable[[int], Awaitable[list[AnyEvent] | None]]
-"""Events with a number above the given one; None if the job has no log."""
+ReadLog: TypeAlias = Callable[[int], Awaitable[list[AnyEvent]]]
+"""Events with a number above the given one, at most a `PAGE`. May raise `JobNotFoundError`,
+`JobExpiredError`, `RedisUnavailableError` or redis-py's errors."""
 
 
 class Feed:
@@ -31,56 +39,87 @@ class Feed:
 
     def __init__(
         self,
+        job_id: str,
         read_log: ReadLog,
         inbox: Inbox,
         *,
         after: int,
+        latest: AnyEvent | None = None,
         stopping: Callable[[], bool] = lambda: False,
         silence: float = SILENCE_SECONDS,
     ) -> None:
-        """`after` is the last number the client has; 0 for none."""
+        """`after` is the last number the client has, 0 for none; `latest` its event, if known."""
+        self.job_id = job_id
+        self.inbox = inbox
         self._read_log = read_log
-        self._inbox = inbox
         self._last = after
+        self._latest = latest
         self._stopping = stopping
         self._silence = silence
         self._failing_since: float | None = None
+        self._look_at = 0.0
+
+    @property
+    def waiting(self) -> Queued | None:
+        """The event that put the job into its queue, if nothing has followed it yet."""
+        return self._latest if isinstance(self._latest, Queued) else None
 
     async def __aiter__(self) -> AsyncIterator[AnyEvent]:
-        """Ends behind the terminal event.
+        """Ends behind a terminal event, if it is the last one: a job may be put back after it.
+
+        Events numbered 0 are remarks that the log does not hold.
 
         Raises:
-            JobNotFoundError: the log has expired.
-            RedisUnavailableError: the log could not be read for half a minute.
+            JobNotFoundError: there is no such log any more.
+            JobExpiredError: the log has expired.
+            RedisUnavailableError: the log could not be read for minutes.
             StoppingError: this process is stopping.
         """
         events = await self._missed()
         while True:
             for event in events:
-                self._last = event.seq
+                if event.seq:
+                    self._last, self._latest = event.seq, event
                 yield event
-                if is_terminal(event):
-                    return
-            events = await self._next()
+            if len(events) == PAGE:
+                events = await self._missed()
+            elif self._latest is not None and is_terminal(self._latest):
+                return
+            else:
+                events = await self._next()
 
     async def _next(self) -> list[AnyEvent]:
         if self._stopping():
             raise StoppingError
-        message = await self._inbox.get(self._silence)
+        message = await self.inbox.get(max(0.0, self._look_at - _now()))
         if message is None or message.seq > self._last + 1:
             return await self._missed()
-        return [message] if message.seq == self._last + 1 else []
+        if message.seq == 0:
+            return [message] if self.waiting else []
+        if message.seq < self._last:
+            return []
+        self._look_again(message)
+        return [message]
 
     async def _missed(self) -> list[AnyEvent]:
-        now = asyncio.get_running_loop().time()
         try:
             events = await self._read_log(self._last)
-        except CONNECTION_ERRORS as error:
-            self._failing_since = self._failing_since or now
-            if now - self._failing_since > PATIENCE_SECONDS:
+        except (RedisError, RedisUnavailableError) as error:
+            self._failing_since = self._failing_since or _now()
+            if _now() - self._failing_since > PATIENCE_SECONDS:
                 raise RedisUnavailableError from error
+            self._look_at = _now() + self._silence
             return []
-        if events is None:
-            raise JobNotFoundError
         self._failing_since = None
+        self._look_again(events[-1] if events else self._latest)
         return events
+
+    def _look_again(self, latest: AnyEvent | None) -> None:
+        """Set when the log is asked next if nothing comes."""
+        waiting = isinstance(latest, Queued)
+        factor = WAITING_SILENCE_SECONDS / SILENCE_SECONDS if waiting else 1
+        self._look_at = _now() + self._silence * factor
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

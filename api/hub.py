@@ -18,6 +18,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError  # noqa: A004 (redis-py's own, as its callers expect)
 
 from api.inbox import Inbox
+from api.repeating import end
 from shared import events, names
 from shared.errors import DecodeError, RedisUnavailableError
 from shared.logging import get_logger
@@ -72,10 +73,7 @@ class Subscriptions:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # Until it is done: a cancellation that meets a failing connection is lost in a group.
-        while not self._task.done():
-            self._task.cancel()
-            await asyncio.wait([self._task], timeout=0.1)
+        await end(self._task)
 
     @asynccontextmanager
     async def subscribe(self, job_id: str) -> AsyncIterator[Inbox]:
@@ -128,9 +126,6 @@ class Subscriptions:
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AbstractConnection]:
         connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py's, untyped
-        # With a time-out redis-py writes through `asyncio.wait_for`, which before Python 3.12
-        # can lose the writer's cancellation. A server that hangs is known by its silence.
-        connection.socket_timeout = None
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 await connection.connect()  # type: ignore[no-untyped-call]  # as above

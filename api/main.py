@@ -11,6 +11,7 @@ from typing import Final
 import uvicorn
 
 from api.app import create_app
+from api.connection import Connection
 from api.state import PROCESS, State
 from shared.listen import listen
 from shared.logging import configure, get_logger
@@ -33,6 +34,7 @@ class Server(uvicorn.Server):
                 create_app(settings),
                 host=settings.host,
                 port=settings.port,
+                http=Connection,
                 log_config=None,
                 access_log=False,
                 proxy_headers=False,  # `api.proxies` decides whom to believe

@@ -34,6 +34,22 @@ EVENT_STREAM_CONTENT: Final[Mapping[str, Any]] = {
     'id: 3\nevent: token\ndata: {"text":"The capital"}\n\n',
 }
 
+ADMISSION_PROBLEMS: Final = (
+    "invalid_json",
+    "priority_not_allowed",
+    "unknown_model",
+    "idempotency_conflict",
+    "body_too_large",
+    "unsupported_media_type",
+    "invalid_request",
+    "rate_limited",
+    "too_many_in_flight",
+    "queue_full",
+    "redis_unavailable",
+    "stopping",
+)
+"""Codes of whatever can keep a job from being submitted."""
+
 _REFERENCE: Final = "#/components/schemas/{model}"
 
 
@@ -70,6 +86,7 @@ def install(app: FastAPI, settings: Settings) -> None:
         schemas |= problem.pop("$defs") | {Problem.__name__: problem}
         body = schemas[GenerateBody.__name__]["properties"]
         body["max_tokens"]["anyOf"][0]["maximum"] = settings.max_tokens
+        body["ttl"]["anyOf"][0]["maximum"] = settings.queue_ttl
         _drop_framework_errors(document)
         return document
 

@@ -11,34 +11,45 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Match, Route
 
 from api.errors import FieldProblem, InvalidRequestError
-from shared.errors import MiniVaultError, RateLimitedError, RedisUnavailableError
+from shared.errors import MiniVaultError, RedisUnavailableError
 from shared.logging import get_logger
 
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER: Final = 2
-"""Seconds: about what a supervised Redis or worker needs to be back."""
+"""Seconds, where nothing better is known: about what a supervised Redis or worker needs to be
+back."""
+_RETRIED: Final = {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS}
 _MAX_ERRORS: Final = 20
 _MAX_NAME: Final = 100
 
 STATUS: Final[Mapping[str, int]] = {
     "invalid_json": 400,
     "prompt_too_long": 400,
+    "priority_not_allowed": 403,
     "job_not_found": 404,
     "not_found": 404,
     "unknown_model": 404,
     "method_not_allowed": 405,
     "not_acceptable": 406,
+    "idempotency_conflict": 409,
+    "job_expired": 410,
     "body_too_large": 413,
     "unsupported_media_type": 415,
     "invalid_request": 422,
     "rate_limited": 429,
+    "too_many_in_flight": 429,
     "internal_error": 500,
     "generation_failed": 502,  # the worker's failure, not the API's
+    "worker_lost": 502,
+    "expired": 503,
     "model_unavailable": 503,
     "no_worker": 503,
+    "queue_full": 503,
     "redis_unavailable": 503,
     "stopping": 503,
 }
@@ -85,23 +96,37 @@ def problem(
     }
     if errors:
         document["errors"] = [{"field": each.field, "message": each.message} for each in errors]
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+    if status in _RETRIED:
         headers = {"Retry-After": str(RETRY_AFTER), **(headers or {})}
     return ProblemResponse(document, status_code=status, headers=headers)
 
 
-def install(app: FastAPI) -> None:
+def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
+    """`routes` are all that the app serves: where routers are included, it no longer knows."""
+
+    async def other_method(request: Request, _: Exception) -> ProblemResponse:
+        """The framework would name the methods of the first route with this path alone."""
+        methods: set[str] = set()
+        for route in routes:
+            if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
+                methods |= route.methods or set()
+        code = "method_not_allowed"
+        allow = ", ".join(sorted(methods)) or "GET, HEAD"  # else the docs page's files
+        return problem(code, GENERAL[code], headers={"Allow": allow})
+
+    app.add_exception_handler(HTTPStatus.METHOD_NOT_ALLOWED, other_method)
     app.add_exception_handler(MiniVaultError, _minivault_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RedisError, _redis_error)
+    app.add_exception_handler(ClientDisconnect, _nobody_there)
 
 
 async def _minivault_error(_: Request, error: Exception) -> ProblemResponse:
     assert isinstance(error, MiniVaultError)
     errors = error.problems if isinstance(error, InvalidRequestError) else ()
     headers = None
-    if isinstance(error, RateLimitedError):
+    if error.retry_after is not None:
         headers = {"Retry-After": str(error.retry_after)}
     return problem(error.code, error.detail, errors=errors, headers=headers)
 
@@ -124,6 +149,11 @@ async def _http_error(_: Request, error: Exception) -> ProblemResponse:
 async def _redis_error(_: Request, error: Exception) -> ProblemResponse:
     log.error("Redis failed", error=str(error))
     return problem(RedisUnavailableError.code, RedisUnavailableError().detail)
+
+
+async def _nobody_there(_: Request, __: Exception) -> Response:
+    """Read by nobody; the status is for our own log line, as nginx writes it."""
+    return Response(status_code=499)
 
 
 def _field_problem(error: Mapping[str, Any]) -> FieldProblem:

@@ -5,40 +5,108 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
-from anyio import to_thread
 from redis.asyncio import Redis
 
-from api.feed import Feed
+from api.attendance import Attendance
+from api.deadline import in_time
+from api.feed import PAGE, Feed
 from api.hub import Subscriptions
-from api.inbox import Inbox
+from api.pace import Pace
 from shared import log
-from shared.errors import JobNotFoundError
+from shared.errors import (
+    JobExpiredError,
+    JobNotFoundError,
+    MiniVaultError,
+    QueueFullError,
+    TooManyInFlightError,
+)
 from shared.events import AnyEvent, is_terminal
 from shared.job import GenerationRequest
-from shared.queue import JobQueue
+from shared.queue import Idempotency, JobQueue, Limits, Submission
+
+
+class Admission(NamedTuple):
+    """A valid request that may be submitted."""
+
+    request: GenerationRequest
+    deadline: float
+    """When it has waited too long for a worker, on the wall clock."""
+    idempotency: Idempotency | None
 
 
 class Relay:
     """Opens feeds. Each is a context, so that its subscription ends with the response."""
 
-    def __init__(self, redis: Redis, subscriptions: Subscriptions, queue: JobQueue) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        subscriptions: Subscriptions,
+        queue: JobQueue,
+        limits: Limits,
+        *,
+        feeds: set[Feed],
+        attendance: Attendance,
+        pace: Pace,
+    ) -> None:
+        """`feeds` is kept to be those open now."""
         self._redis = redis
         self._subscriptions = subscriptions
         self._queue = queue
+        self._limits = limits
+        self._feeds = feeds
+        self._attendance = attendance
+        self._pace = pace
         self._ends_at: float | None = None
 
+    @property
+    def draining(self) -> bool:
+        """This process is about to end and should be given nothing new."""
+        return self._ends_at is not None
+
     @asynccontextmanager
-    async def submit(self, request: GenerationRequest) -> AsyncIterator[Feed]:
-        """Enqueue a job and follow it from its first event.
+    async def submit(self, admission: Admission) -> AsyncIterator[Feed]:
+        """Enqueue a job, or find it by its Idempotency-Key, and follow it from its first event.
 
         Raises:
-            RedisUnavailableError: no subscription could be had; nothing was enqueued.
+            RedisUnavailableError: the job may or may not have been accepted.
+            QueueFullError: and the others that `JobQueue.submit` raises.
+            JobExpiredError: the job that the key stands for has ended and is forgotten.
         """
         # Subscribed first: a worker may be done before this process looks again.
-        async with self._subscriptions.subscribe(request.id) as inbox:
-            await to_thread.run_sync(self._queue.submit, request)
-            yield self._feed(request.id, inbox, after=0)
+        async with self._follow(admission.request.id, after=0) as feed:
+            job_id = await self.enqueue(admission)
+            if job_id == feed.job_id:
+                yield feed
+                return
+        async with self.resume(job_id, after=0) as earlier:
+            assert earlier is not None  # something follows 0
+            yield earlier
+
+    async def enqueue(self, admission: Admission) -> str:
+        """The id of the new job, or of the one that the Idempotency-Key stands for.
+
+        Raises as `submit`; refusals say when to try again.
+        """
+        request, deadline, idempotency = admission
+        async with in_time():
+            pace = await self._pace.seconds_per_job(request.model)
+            submission = Submission(
+                limits=self._limits,
+                deadline=deadline,
+                attended_until=None if request.background else self._attendance.lease(),
+                idempotency=idempotency,
+                seconds_per_job=pace,
+            )
+            try:
+                return await self._queue.submit(request, submission)
+            except QueueFullError as error:
+                error.retry_after = await self._pace.next_turn(request.model)
+                raise
+            except TooManyInFlightError as error:
+                error.retry_after = await self._pace.next_turn_of_one(request.model)
+                raise
 
     @asynccontextmanager
     async def resume(self, job_id: str, after: int) -> AsyncIterator[Feed | None]:
@@ -46,25 +114,42 @@ class Relay:
 
         Raises:
             JobNotFoundError: there is no such job.
+            JobExpiredError: there was one.
+            RedisUnavailableError: nobody knows.
         """
-        past = await self.read(job_id)
-        if is_terminal(past[-1]) and past[-1].seq <= after:
+        async with in_time():
+            last = await log.read_last(self._redis, job_id)
+            if last is None:
+                raise await self._why_no_log(job_id)
+            if not is_terminal(last):
+                await self._attendance.renew([job_id])
+        if is_terminal(last) and last.seq <= after:
             yield None
             return
-        async with self._subscriptions.subscribe(job_id) as inbox:
-            # A number the log has not reached would wait for an end that never gets there.
-            yield self._feed(job_id, inbox, after=min(after, past[-1].seq))
+        # A number the log has not reached would wait for an end that never gets there.
+        latest = last if last.seq <= after else None
+        async with self._follow(job_id, after=min(after, last.seq), latest=latest) as feed:
+            yield feed
 
     async def read(self, job_id: str) -> list[AnyEvent]:
         """Everything that has happened to a job; never empty.
 
-        Raises:
-            JobNotFoundError: there is no such job.
+        Raises as `resume`.
         """
-        events = await log.read(self._redis, job_id)
-        if not events:
-            raise JobNotFoundError
-        return events
+        async with in_time():
+            events = await log.read(self._redis, job_id)
+            if not events:
+                raise await self._why_no_log(job_id)
+            return events
+
+    async def cancel(self, job_id: str) -> list[AnyEvent]:
+        """Ask for a job's end; returns what has happened to it by now.
+
+        Raises as `resume`.
+        """
+        async with in_time():
+            await self._queue.cancel(job_id)
+        return await self.read(job_id)
 
     def stop(self, grace: float) -> None:
         """Let feeds go on for `grace` seconds, then end them."""
@@ -72,12 +157,30 @@ class Relay:
         self._ends_at = loop.time() + grace
         loop.call_at(self._ends_at, self._subscriptions.wake)
 
-    def _feed(self, job_id: str, inbox: Inbox, *, after: int) -> Feed:
-        async def read_log(last: int) -> list[AnyEvent] | None:
-            events = await log.read(self._redis, job_id, last)
-            return events if events or await log.exists(self._redis, job_id) else None
+    @asynccontextmanager
+    async def _follow(
+        self, job_id: str, *, after: int, latest: AnyEvent | None = None
+    ) -> AsyncIterator[Feed]:
+        async def read_log(last: int) -> list[AnyEvent]:
+            async with in_time():
+                events = await log.read(self._redis, job_id, last, count=PAGE)
+                if not events and not await log.exists(self._redis, job_id):
+                    raise await self._why_no_log(job_id)
+                return events
 
-        return Feed(read_log, inbox, after=after, stopping=self._stopping)
+        async with self._subscriptions.subscribe(job_id) as inbox:
+            feed = Feed(
+                job_id, read_log, inbox, after=after, latest=latest, stopping=self._stopping
+            )
+            self._feeds.add(feed)
+            try:
+                yield feed
+            finally:
+                self._feeds.discard(feed)
+
+    async def _why_no_log(self, job_id: str) -> MiniVaultError:
+        expired = await log.has_expired(self._redis, job_id)
+        return JobExpiredError() if expired else JobNotFoundError()
 
     def _stopping(self) -> bool:
         return self._ends_at is not None and asyncio.get_running_loop().time() >= self._ends_at

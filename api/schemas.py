@@ -45,6 +45,7 @@ _WHOLE: Final = BeforeValidator(_whole)
 MaxTokens = Annotated[int, Field(ge=1), _WHOLE]
 TopK = Annotated[int, Field(ge=0, le=MAX_TOP_K), _WHOLE]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED), _WHOLE]
+Priority = Annotated[int, Field(ge=0, le=9), _WHOLE]
 
 Text = Annotated[str, Field(min_length=1, json_schema_extra=_NO_NUL), AfterValidator(_no_nul)]
 StopString = Annotated[Text, Field(max_length=200)]
@@ -109,6 +110,20 @@ class GenerateBody(BaseModel):
     )
     echo: bool = Field(False, description="Put the prompt before the response.")
     raw: bool = Field(False, description="Give the prompt to the model without its chat template.")
+    background: bool = Field(
+        False,
+        description="The job goes on whether or not anybody follows it; without, it is cancelled "
+        "a while after the last one has left. `POST /jobs` always submits so.",
+    )
+    priority: Priority = Field(
+        0, description="Higher ones are served first. The service may allow less than 9."
+    )
+    ttl: float | None = Field(
+        None,
+        gt=0,
+        description="Seconds that the job may wait for a worker before it ends as `expired`. "
+        "Absent: as long as the service allows.",
+    )
 
     def params(self, max_tokens: int) -> SamplingParams:
         """`max_tokens` is what the service allows."""

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 from sse_starlette.event import ServerSentEvent
 
-from shared.events import AnyEvent, Cancelled, Done
+from shared.events import AnyEvent, Cancelled, Done, Failed
 
 _INTERNAL: Final = frozenset({"type", "seq", "v", "ids"})
 """In the frame's own fields, or the worker's business."""
@@ -22,7 +22,8 @@ _LINE_BREAKS: Final = str.maketrans({char: f"\\u{ord(char):04x}" for char in "\x
 
 
 def frame(event: AnyEvent) -> ServerSentEvent:
-    return json_frame(data_of(event), event=event.name, id=str(event.seq))
+    """What is not in the log is numbered 0 and gets no `id:`; a client can't resume behind it."""
+    return json_frame(data_of(event), event=event.name, id=str(event.seq) if event.seq else None)
 
 
 def json_frame(data: dict[str, Any], event: str, id: str | None = None) -> ServerSentEvent:  # noqa: A002 (SSE's word)
@@ -34,6 +35,6 @@ def data_of(event: AnyEvent) -> dict[str, Any]:
     """What a client gets of an event."""
     fields: dict[str, Any] = msgspec.to_builtins(event)
     data = {name: value for name, value in fields.items() if name not in _INTERNAL}
-    if isinstance(event, Done | Cancelled):
+    if isinstance(event, Done | Failed | Cancelled):
         data["usage"]["total_tokens"] = event.usage.total_tokens
     return data

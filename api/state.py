@@ -6,14 +6,18 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from redis import Redis
-from redis.asyncio import Redis as AsyncRedis
+from redis.asyncio import Redis
 
+from api.attendance import Attendance
+from api.feed import Feed
 from api.hub import Subscriptions
 from api.limits import ClientRateLimiter, limiter
+from api.line import LOOK_SECONDS, Line
+from api.pace import Pace
 from api.proxies import Proxies
 from api.relay import Relay
-from shared.queue import JobQueue
+from api.repeating import repeating
+from shared.queue import JobQueue, Limits
 from shared.redis import connect, connect_async
 from shared.settings import Settings
 
@@ -24,8 +28,6 @@ PROCESS = "api"
 class State:
     settings: Settings
     redis: Redis
-    """For threads: RQ knows no other."""
-    redis_async: AsyncRedis
     relay: Relay
     proxies: Proxies
     limiter: ClientRateLimiter | None
@@ -33,18 +35,30 @@ class State:
 
 @asynccontextmanager
 async def open_state(settings: Settings) -> AsyncIterator[State]:
-    with connect(settings, PROCESS) as redis:
-        async with (
-            connect_async(settings, PROCESS) as redis_async,
-            Subscriptions(redis_async) as subscriptions,
-        ):
-            queue = JobQueue(redis, settings.models, result_ttl=settings.result_ttl)
+    feeds: set[Feed] = set()
+    with connect(settings, PROCESS) as rq_redis:
+        async with connect_async(settings, PROCESS) as redis, Subscriptions(redis) as subscriptions:
             proxies = Proxies(settings.trusted_proxies)
-            yield State(
-                settings=settings,
-                redis=redis,
-                redis_async=redis_async,
-                relay=Relay(redis_async, subscriptions, queue),
-                proxies=proxies,
-                limiter=limiter(settings.rate_limit, redis_async, proxies),
+            pace = Pace(redis)
+            line = Line(redis, feeds, pace)
+            attendance = Attendance(redis, feeds, settings.disconnect_grace)
+            relay = Relay(
+                redis,
+                subscriptions,
+                JobQueue(redis, settings.models, result_ttl=settings.result_ttl, rq_redis=rq_redis),
+                Limits(settings.max_queued, settings.max_in_flight),
+                feeds=feeds,
+                attendance=attendance,
+                pace=pace,
             )
+            async with (
+                repeating(attendance.renew_all, every=attendance.interval),
+                repeating(line.look, every=LOOK_SECONDS),
+            ):
+                yield State(
+                    settings=settings,
+                    redis=redis,
+                    relay=relay,
+                    proxies=proxies,
+                    limiter=limiter(settings.rate_limit, redis, proxies),
+                )

@@ -7,7 +7,7 @@ from typing import Final
 
 import anyio
 from sse_starlette.event import ServerSentEvent
-from sse_starlette.sse import EventSourceResponse, SendTimeoutError
+from sse_starlette.sse import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
 from api.errors import StoppingError, failure
@@ -18,8 +18,9 @@ from shared.events import Failed, text_of
 from shared.logging import get_logger
 from shared.settings import Settings
 
-SEND_TIMEOUT: Final = 30.0
-"""Seconds that one write may take: a client that no longer reads must not hold a stream."""
+_FORCED_SECONDS: Final = 0.75
+"""Before a stopping server's limit, streams end that did not end when they were asked to: half a
+second is how long sse-starlette may take to notice the stop."""
 EVENT_STREAM: Final = "text/event-stream"
 PLAIN_TEXT: Final = "text/plain"
 
@@ -33,8 +34,9 @@ class _CutError(Exception):
 class StreamResponse(EventSourceResponse):
     """sse-starlette's response, for both media types: it sends bytes as they are.
 
-    So bare text gets the same care: disconnects, frozen clients, shutdown, no buffering.
-    A failure behind the headers breaks the transfer off, which HTTP clients report.
+    So bare text gets the same care: disconnects, shutdown, no buffering. A client that does not
+    read is `api.connection`'s business. A failure behind the headers breaks the transfer off,
+    which HTTP clients report.
     """
 
     def __init__(
@@ -48,16 +50,15 @@ class StreamResponse(EventSourceResponse):
             content,
             media_type=media_type,
             ping=settings.ping_seconds if media_type == EVENT_STREAM else 0,
-            send_timeout=SEND_TIMEOUT,
             shutdown_event=anyio.Event(),
-            shutdown_grace_period=settings.shutdown_grace,
+            shutdown_grace_period=max(0.0, settings.shutdown_grace - _FORCED_SECONDS),
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
-        except (SendTimeoutError, _CutError) as error:
-            log.warning("stream broken off", reason=type(error).__name__)
+        except _CutError as error:
+            log.warning("stream broken off", reason=str(error))
 
 
 async def frames(feed: Feed) -> AsyncIterator[ServerSentEvent]:
@@ -89,11 +90,13 @@ async def text(feed: Feed) -> AsyncIterator[bytes]:
 
 
 async def _texts(feed: Feed) -> AsyncIterator[bytes]:
+    failed: Failed | None = None
     async for event in feed:
-        if isinstance(event, Failed):
-            raise failure(event)
+        failed = event if isinstance(event, Failed) else None  # else the job was put back
         if added := text_of(event):
             yield added.encode()
+    if failed is not None:
+        raise failure(failed)
 
 
 async def _continued(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -102,4 +105,4 @@ async def _continued(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[
         async for chunk in rest:
             yield chunk
     except MiniVaultError as error:
-        raise _CutError from error
+        raise _CutError(error.code) from error

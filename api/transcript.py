@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from shared.events import (
     AnyEvent,
     Cancelled,
@@ -18,7 +20,7 @@ from shared.events import (
 class Transcript:
     """What a job's events so far add up to. Begins with its `queued` event."""
 
-    def __init__(self) -> None:
+    def __init__(self, events: Iterable[AnyEvent] = ()) -> None:
         self.id = ""
         self.model = ""
         self.status = "queued"
@@ -27,6 +29,12 @@ class Transcript:
         self.timings: Timings | None = None
         self.error: Failed | None = None
         self._texts: list[str] = []
+        for event in events:
+            self.add(event)
+
+    @property
+    def ended(self) -> bool:
+        return self.finish_reason is not None
 
     @property
     def response(self) -> str:
@@ -35,19 +43,20 @@ class Transcript:
     def add(self, event: AnyEvent) -> None:
         self._texts.append(text_of(event))
         match event:
-            case Queued():
+            case Queued():  # also behind a failure, when the job is put back
                 self.id, self.model = event.id, event.model
+                self.status = "queued"
+                self.finish_reason = self.error = self.usage = self.timings = None
             case Done():
-                self.status = "done"
-                self.finish_reason = event.finish_reason
-                self.usage, self.timings = event.usage, event.timings
+                self._end("done", event.finish_reason, event)
             case Failed():
-                self.status = "failed"
-                self.finish_reason = FinishReason.ERROR
+                self._end("failed", FinishReason.ERROR, event)
                 self.error = event
             case Cancelled():
-                self.status = "cancelled"
-                self.finish_reason = FinishReason.CANCELLED
-                self.usage = event.usage
+                self._end("cancelled", FinishReason.CANCELLED, event)
             case _:
                 self.status = "running"
+
+    def _end(self, status: str, reason: FinishReason, event: Done | Failed | Cancelled) -> None:
+        self.status, self.finish_reason = status, reason
+        self.usage, self.timings = event.usage, event.timings

@@ -38,7 +38,7 @@ class GenerateView(_View):
     response: str = Field(examples=["The capital of France is Paris."])
     finish_reason: FinishReason
     usage: UsageView
-    timings: TimingsView | None = Field(description="Null for a job that was cancelled.")
+    timings: TimingsView
 
 
 class FailureView(_View):

@@ -37,13 +37,15 @@ def connect(settings: Settings, process: str) -> Redis:
 
 
 def connect_async(settings: Settings, process: str) -> AsyncRedis:
-    """A client for asyncio. Connects on first use.
+    """A client for asyncio. Connects on first use. Callers bound their waits by `asyncio.timeout`.
 
     Where hundreds of tasks want a connection at once they take turns; the default pool would
-    fail from the 101st on.
+    fail from the 101st on. There is no time-out of the socket's own: with one, redis-py writes
+    through `asyncio.wait_for`, which before Python 3.12 can lose the caller's.
     """
+    options = _options(process) | {"socket_timeout": None}
     pool = BlockingConnectionPool.from_url(
-        settings.effective_redis_url, timeout=SOCKET_TIMEOUT, **_options(process)
+        settings.effective_redis_url, timeout=SOCKET_TIMEOUT, **options
     )
     return AsyncRedis.from_pool(pool)
 

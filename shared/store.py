@@ -80,16 +80,26 @@ class Store:
     def save(self, rows: Sequence[Interaction]) -> None:
         """Write rows in one transaction. A job's second row replaces its first.
 
+        Not one of a later attempt: a worker that was thought dead may wake right here.
+
         Raises:
             StoreError: the database refused; nothing was written.
         """
         self._reopen_if_moved()
+        new = {row.id: row for row in rows}
+        columns = _interactions.c
         with self._writing() as connection:
-            ids = [row.id for row in rows]
-            connection.execute(sa.delete(_interactions).where(_interactions.c.id.in_(ids)))
-            connection.execute(
-                sa.insert(_interactions), [msgspec.structs.asdict(row) for row in rows]
-            )
+            stored = connection.execute(
+                sa.select(columns.id, columns.attempts).where(columns.id.in_(list(new)))
+            ).all()
+            for job_id, attempts in stored:
+                if attempts > new[job_id].attempts:
+                    del new[job_id]
+            if new:
+                connection.execute(sa.delete(_interactions).where(columns.id.in_(list(new))))
+                connection.execute(
+                    sa.insert(_interactions), [msgspec.structs.asdict(row) for row in new.values()]
+                )
 
     def recent(self, limit: int, search: str | None = None) -> list[Interaction]:
         """The newest rows first; `search` keeps those whose prompt or response contains it."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
-from api.deps import StateDep, StreamType, Submitted
+from api.admission import Submitted
+from api.deps import StateDep, StreamType
+from api.disconnect import while_connected
 from api.errors import StoppingError, failure
-from api.openapi import EVENT_STREAM_CONTENT, Responses, problems
+from api.feed import Feed
+from api.openapi import ADMISSION_PROBLEMS, EVENT_STREAM_CONTENT, Responses, problems
 from api.streams import EVENT_STREAM, PLAIN_TEXT, StreamResponse, frames, text
 from api.transcript import Transcript
 from api.views import GenerateView
@@ -16,23 +19,20 @@ from api.views import GenerateView
 router = APIRouter(tags=["generate"])
 
 _REFUSALS: Final[Responses] = problems(
-    "invalid_json",
+    *ADMISSION_PROBLEMS,
     "prompt_too_long",
-    "unknown_model",
-    "body_too_large",
-    "unsupported_media_type",
-    "invalid_request",
-    "rate_limited",
+    "job_expired",
     "generation_failed",
+    "worker_lost",
+    "expired",
     "model_unavailable",
-    "redis_unavailable",
-    "stopping",
 )
 
 _STREAM: Final[dict[str, Any]] = {
     "description": "The job's events, each with its number as `id:`, until `done`, `error` or "
-    "`cancelled`. The response is the concatenation of every `text` field, in order. With "
-    "`Accept: text/plain`: only that text.",
+    "`cancelled`. The response is the concatenation of every `text` field, in order. While the "
+    "job waits, `queued` comes again, without a number, as its position changes. With "
+    "`Accept: text/plain`: only the text.",
     "content": {
         EVENT_STREAM: EVENT_STREAM_CONTENT,
         PLAIN_TEXT: {
@@ -44,16 +44,9 @@ _STREAM: Final[dict[str, Any]] = {
 
 
 @router.post("/generate", summary="Generate and wait for the whole response", responses=_REFUSALS)
-async def generate(feed: Submitted) -> GenerateView:
+async def generate(request: Request, feed: Submitted) -> GenerateView:
     """Answers when the job has ended. A slow one is better streamed."""
-    transcript = Transcript()
-    try:
-        async for event in feed:
-            transcript.add(event)
-    except StoppingError as error:
-        raise StoppingError(
-            f"This process is stopping. The job goes on: see GET /jobs/{transcript.id}."
-        ) from error
+    transcript = await while_connected(request, _whole(feed))
     if transcript.error is not None:
         raise failure(transcript.error)
     return GenerateView.model_validate(transcript)
@@ -65,8 +58,26 @@ async def generate(feed: Submitted) -> GenerateView:
     response_class=Response,
     responses={200: _STREAM} | _REFUSALS | problems("not_acceptable"),
 )
-async def stream(media_type: StreamType, feed: Submitted, state: StateDep) -> Response:
-    """A dropped connection ends nothing: follow the job on at `GET /jobs/{job_id}/events`."""
+async def stream(
+    request: Request, media_type: StreamType, feed: Submitted, state: StateDep
+) -> Response:
+    """A dropped connection ends nothing at once: go on at `GET /jobs/{job_id}/events`.
+
+    If nobody does for a while, the job is cancelled, unless it was sent with `background`.
+    """
     if media_type == PLAIN_TEXT:
-        return StreamResponse(await text(feed), state.settings, media_type=PLAIN_TEXT)
+        chunks = await while_connected(request, text(feed))
+        return StreamResponse(chunks, state.settings, media_type=PLAIN_TEXT)
     return StreamResponse(frames(feed), state.settings)
+
+
+async def _whole(feed: Feed) -> Transcript:
+    transcript = Transcript()
+    try:
+        async for event in feed:
+            transcript.add(event)
+    except StoppingError as error:
+        raise StoppingError(
+            f"This process is stopping. The job goes on: see GET /jobs/{feed.job_id}."
+        ) from error
+    return transcript

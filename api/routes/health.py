@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from api.deadline import in_time
 from api.deps import StateDep
-from api.errors import NoWorkerError
+from api.errors import NoWorkerError, StoppingError
 from api.openapi import problems
 from api.views import HealthView
-from shared.queue import workers
+from shared.queue import workers_async
 
 router = APIRouter(tags=["health"])
 
@@ -22,11 +23,15 @@ async def healthz() -> HealthView:
 @router.get(
     "/readyz",
     summary="A request would be served now",
-    responses=problems("no_worker", "redis_unavailable"),
+    responses=problems("no_worker", "redis_unavailable", "stopping"),
 )
-def readyz(state: StateDep) -> HealthView:
-    """Redis answers, and a live worker serves the default model."""
+async def readyz(state: StateDep) -> HealthView:
+    """Redis answers, a live worker serves the default model, and this process goes on."""
+    if state.relay.draining:
+        raise StoppingError("This process is stopping and takes no new requests.")
     default = state.settings.default_model
-    if not any(default in worker.models for worker in workers(state.redis).values()):
+    async with in_time():
+        workers = await workers_async(state.redis)
+    if not any(default in worker.models for worker in workers):
         raise NoWorkerError(f"No live worker serves the default model, {default}.")
     return HealthView()

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from api.deadline import in_time
 from api.deps import StateDep
 from api.openapi import problems
 from api.views import ModelsView, ModelView
-from shared.queue import workers
+from shared.queue import workers_async
 
 router = APIRouter(tags=["models"])
 
 
 @router.get("/models", summary="Models served", responses=problems("redis_unavailable"))
-def models(state: StateDep) -> ModelsView:
+async def models(state: StateDep) -> ModelsView:
     settings = state.settings
-    live = workers(state.redis).values()
-    loaded = {name for worker in live for name in worker.loaded}
+    async with in_time():
+        workers = await workers_async(state.redis)
+    loaded = {name for worker in workers for name in worker.loaded}
     return ModelsView(
         models=[
             ModelView(name=name, default=name == settings.default_model, loaded=name in loaded)

@@ -17,6 +17,8 @@ for _, job in ipairs(redis.call('ZRANGE', order, 0, 31)) do
       redis.call('HSET', clock, class, string.format('%.0f', turn))
       redis.call('ZREMRANGEBYSCORE', turns, class * 2 ^ 40, '(' .. string.format('%.0f', turn))
     end
+    -- Nobody has a job in front of another's any more; the set would keep clients that came once.
+    if redis.call('ZCARD', order) == 0 then redis.call('DEL', turns) end
     return job
   end
 end

@@ -87,6 +87,15 @@ BAD_BODIES: dict[str, tuple[bytes, int, str, str | None]] = {
     "stop-number": (field("stop", ["x", 1]), 422, "invalid_request", "stop.1"),
     "stop-object": (field("stop", {}), 422, "invalid_request", "stop"),
     "stop-nested": (field("stop", [["x"]]), 422, "invalid_request", "stop.0"),
+    "background-text": (field("background", "yes"), 422, "invalid_request", "background"),
+    "priority-low": (field("priority", -1), 422, "invalid_request", "priority"),
+    "priority-high": (field("priority", 10), 422, "invalid_request", "priority"),
+    "priority-text": (field("priority", "9"), 422, "invalid_request", "priority"),
+    "priority-not-allowed": (field("priority", 1), 403, "priority_not_allowed", None),
+    "ttl-0": (field("ttl", 0), 422, "invalid_request", "ttl"),
+    "ttl-long": (field("ttl", 3601), 422, "invalid_request", "ttl"),
+    "ttl-inf": (field("ttl", float("inf")), 422, "invalid_request", "ttl"),
+    "ttl-text": (field("ttl", "5"), 422, "invalid_request", "ttl"),
     "echo-number": (field("echo", 1), 422, "invalid_request", "echo"),
     "raw-text": (field("raw", "true"), 422, "invalid_request", "raw"),
     "deep": (b'{"prompt":' + b"[" * 100_000, 400, "invalid_json", None),
@@ -100,7 +109,7 @@ BAD_BODIES: dict[str, tuple[bytes, int, str, str | None]] = {
 }
 
 
-@pytest.mark.parametrize("path", ["/generate", "/generate/stream"])
+@pytest.mark.parametrize("path", ["/generate", "/generate/stream", "/jobs"])
 @pytest.mark.parametrize("case", BAD_BODIES)
 def test_a_bad_body(url: str, path: str, case: str) -> None:
     body, status, code, named = BAD_BODIES[case]
@@ -168,7 +177,7 @@ def test_what_is_not_http_never_reaches_the_application(url: str, head: bytes) -
 
 
 @pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "PUT", "DELETE", "PATCH", "TRACE"])
-@pytest.mark.parametrize("path", ["/generate", "/generate/stream", "/jobs/x", "/models", "/docs"])
+@pytest.mark.parametrize("path", ["/generate", "/generate/stream", "/jobs", "/models", "/docs"])
 def test_another_method(url: str, method: str, path: str) -> None:
     response = httpx.request(method, url + path)
     if method != "HEAD":  # which has no body
@@ -178,7 +187,21 @@ def test_another_method(url: str, method: str, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/generate/", "/models/", "/jobs", "/jobs/", "/GENERATE", "/%00", "/a/../b"]
+    ("path", "allowed"),
+    [
+        ("/jobs", "POST"),
+        ("/jobs/x", "DELETE, GET"),
+        ("/jobs/x/events", "GET"),
+        ("/static-offline-docs/swagger-ui.css", "GET, HEAD"),
+    ],
+)
+def test_all_methods_of_a_path_are_named(url: str, path: str, allowed: str) -> None:
+    response = httpx.patch(url + path)
+    assert (response.status_code, response.headers["allow"]) == (405, allowed)
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/generate/", "/models/", "/jobs/", "/GENERATE", "/%00", "/a/../b"]
 )
 def test_another_path(url: str, path: str) -> None:
     for response in (httpx.get(url + path), httpx.post(url + path, json={"prompt": "x"})):

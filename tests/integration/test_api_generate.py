@@ -11,7 +11,7 @@ import httpx
 import pytest
 from redis import Redis
 
-from api import streams
+from api import connection
 from shared import names
 from shared.events import AnyEvent, Done, FinishReason, Token, Usage, encode
 from shared.job import GenerationRequest
@@ -127,6 +127,8 @@ def test_tokens_arrive_one_by_one_over_a_raw_socket(
         ("unknown_model", 404),
         ("generation_failed", 502),
         ("some_new_code", 502),
+        ("worker_lost", 502),
+        ("expired", 503),
         ("model_unavailable", 503),
     ],
 )
@@ -150,7 +152,12 @@ def test_a_failed_stream_ends_in_error(url: str, worker: ScriptedWorker) -> None
     worker.script = failing("generation_failed", "Hal")
     last = stream(url, BODY)[-1]
     assert (last.event, last.id) == ("error", 4)
-    assert last.data == {"code": "generation_failed", "message": "It went wrong in the script."}
+    assert last.data == {
+        "code": "generation_failed",
+        "message": "It went wrong in the script.",
+        "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+        "timings": {"queue": 0.001, "prefill": 0.002, "decode": 0.003, "total": 0.006},
+    }
 
 
 def test_plain_text_that_fails_midway_is_not_taken_for_complete(
@@ -170,10 +177,12 @@ def test_a_cancelled_job_returns_what_it_has(url: str, worker: ScriptedWorker) -
     response = httpx.post(f"{url}/generate", json=BODY).json()
     assert response["response"] == "Once upon"
     assert response["finish_reason"] == "cancelled"
-    assert response["timings"] is None
-    assert stream(url, BODY)[-1].data == {
-        "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+    expected = {
+        "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3},
+        "timings": {"queue": 0.001, "prefill": 0.002, "decode": 0.003, "total": 0.006},
     }
+    assert {name: response[name] for name in expected} == expected
+    assert stream(url, BODY)[-1].data == expected
 
 
 @pytest.mark.parametrize("accept", ["application/json", "text/html", "text/plain;q=0"])
@@ -341,7 +350,7 @@ def test_a_silent_stream_gets_comments(settings: Settings, worker: ScriptedWorke
 def test_a_client_that_no_longer_reads_is_left(
     url: str, worker: ScriptedWorker, redis: Redis, monkeypatch: pytest.MonkeyPatch, accept: str
 ) -> None:
-    monkeypatch.setattr(streams, "SEND_TIMEOUT", 0.3)
+    monkeypatch.setattr(connection, "PATIENCE_SECONDS", 0.3)
     worker.script = words(*["x" * 100_000] * 200)
     headers = {"Accept": accept}
     with httpx.stream("POST", f"{url}/generate/stream", json=BODY, headers=headers):

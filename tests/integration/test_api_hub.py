@@ -11,10 +11,10 @@ from api.hub import Subscriptions
 from shared import names
 from shared.errors import RedisUnavailableError
 from shared.events import Token
-from shared.log import EventLog
 from shared.redis import connect_async
 from shared.settings import Settings
 from tests.support.poll import until_async
+from tests.support.scripted_worker import Author
 
 JOB = "job-x"
 
@@ -34,23 +34,23 @@ async def test_a_subscription_is_acknowledged_before_it_is_handed_out(
 ) -> None:
     async with subscriptions.subscribe(JOB) as inbox:
         assert subscribers(redis) == 1
-        EventLog(redis, "test").append(JOB, Token(seq=1, ids=(), text="a"))
+        Author(redis, JOB).append(Token(seq=1, ids=(), text="a"))
         assert await inbox.get(5) == Token(seq=1, ids=(), text="a")
 
 
 async def test_a_channel_is_kept_for_as_long_as_one_stream_wants_it(
     subscriptions: Subscriptions, redis: Redis
 ) -> None:
-    log = EventLog(redis, "test")
+    author = Author(redis, JOB)
     async with subscriptions.subscribe(JOB) as first:
         async with subscriptions.subscribe(JOB) as second:
             assert subscribers(redis) == 1
-            log.append(JOB, Token(seq=1, ids=(), text="a"))
+            author.append(Token(seq=1, ids=(), text="a"))
             assert [(await each.get(5)).seq for each in (first, second)] == [1, 1]
-        log.append(JOB, Token(seq=2, ids=(), text="b"))
+        author.append(Token(seq=2, ids=(), text="b"))
         assert (await first.get(5)).seq == 2
     async with subscriptions.subscribe(JOB) as again:
-        log.append(JOB, Token(seq=3, ids=(), text="c"))
+        author.append(Token(seq=3, ids=(), text="c"))
         assert (await again.get(5)).seq == 3
 
     async def left() -> bool:
@@ -64,7 +64,7 @@ async def test_a_new_connection_is_a_gap(subscriptions: Subscriptions, redis: Re
         redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
         assert await inbox.get(10) is None
         assert subscribers(redis) == 1
-        EventLog(redis, "test").append(JOB, Token(seq=1, ids=(), text="a"))
+        Author(redis, JOB).append(Token(seq=1, ids=(), text="a"))
         assert (await inbox.get(5)).seq == 1
 
 

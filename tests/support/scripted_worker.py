@@ -1,4 +1,4 @@
-"""A stand-in for the worker: takes jobs from RQ and writes scripted events to their logs."""
+"""A stand-in for the worker: claims jobs and writes scripted events to their logs."""
 
 import threading
 import time
@@ -23,13 +23,16 @@ from shared.events import (
     Usage,
 )
 from shared.job import GenerationRequest
-from shared.log import EventLog
+from shared.ledger import Claim, Ledger
+from shared.log import Append, EventLog
 from shared.queue import WorkerInfo, rq_queue
 
 Script: TypeAlias = Callable[[GenerationRequest], Iterator[AnyEvent | float]]
 """Events, which are numbered as they are appended, and pauses in seconds."""
 
+USAGE = Usage(prompt_tokens=1, completion_tokens=1)
 TIMINGS = Timings(queue=0.001, prefill=0.002, decode=0.003, total=0.006)
+LOG_TTL = 60
 
 
 def words(*texts: str, pause: float = 0) -> Script:
@@ -57,7 +60,9 @@ def failing(code: str, *texts: str) -> Script:
         yield Started(seq=0, prompt_tokens=1)
         for text in texts:
             yield Token(seq=0, ids=(1,), text=text)
-        yield Failed(seq=0, code=code, message="It went wrong in the script.")
+        yield Failed(
+            seq=0, code=code, message="It went wrong in the script.", usage=USAGE, timings=TIMINGS
+        )
 
     return script
 
@@ -66,13 +71,28 @@ def cancelled(*texts: str) -> Script:
     def script(_: GenerationRequest) -> Iterator[AnyEvent | float]:
         for text in texts:
             yield Token(seq=0, ids=(1,), text=text)
-        yield Cancelled(seq=0, usage=Usage(prompt_tokens=1, completion_tokens=len(texts)))
+        usage = Usage(prompt_tokens=1, completion_tokens=len(texts))
+        yield Cancelled(seq=0, usage=usage, timings=TIMINGS)
 
     return script
 
 
+class Author:
+    """Holds the claim on a job, and so may append to its log."""
+
+    def __init__(self, redis: Redis, job_id: str, owner: str = "author/1") -> None:
+        self._log = EventLog(redis)
+        self._job_id = job_id
+        self._owner = owner
+        redis.hset(names.CLAIMS, job_id, owner)
+
+    def append(self, event: AnyEvent) -> bool:
+        (accepted,) = self._log.append_all([Append(self._job_id, self._owner, event)])
+        return accepted
+
+
 class ScriptedWorker:
-    """Plays `script` for each job, one job at a time."""
+    """Plays `script` for each job, one job at a time. Wishes to cancel are the script's own."""
 
     NAME = "scripted"
 
@@ -83,13 +103,13 @@ class ScriptedWorker:
         self._model = model
         self._stopped = threading.Event()
 
-    def announce(self, *, loaded: bool = True) -> None:
+    def announce(self, *, loaded: bool = True, slots: int = 1) -> None:
         """Be a live worker in the eyes of `shared.queue.workers`."""
         info = WorkerInfo(
             pid=1,
             models=(self._model,),
             loaded=(self._model,) if loaded else (),
-            slots=1,
+            slots=slots,
             running=0,
             kv_bytes=0,
         )
@@ -98,26 +118,30 @@ class ScriptedWorker:
         self._redis.set(names.worker_info(self.NAME), msgspec.json.encode(info))
 
     def run(self) -> None:
-        queue = rq_queue(self._redis, self._model)
-        log = EventLog(self._redis, writer=self.NAME)
+        ledger = Ledger(self._redis, self.NAME, [self._model])
         while not self._stopped.is_set():
-            job_id = self._redis.lpop(queue.key)
-            if job_id is None:
+            claim = ledger.take()
+            if claim is None:
                 time.sleep(0.002)
                 continue
-            assert queue.fetch_job(job_id.decode()) is not None
-            request, _ = log.read_job(job_id.decode())
+            assert rq_queue(self._redis, self._model).fetch_job(claim.job_id) is not None
+            request, events = EventLog(self._redis).read_job(claim.job_id)
             self.seen.append(request)
-            self._play(log, request)
+            self._play(claim, request, len(events))
+            assert ledger.finish(claim, request, saved=True, log_ttl=LOG_TTL)
 
-    def _play(self, log: EventLog, request: GenerationRequest) -> None:
-        seq = 2  # 1 is `queued`
+    def _play(self, claim: Claim, request: GenerationRequest, last: int) -> None:
+        log = EventLog(self._redis)
+        for seq, event in enumerate(self._events(request), start=last + 1):
+            numbered = msgspec.structs.replace(event, seq=seq)
+            assert log.append_all([Append(request.id, claim.owner, numbered)]) == [True]
+
+    def _events(self, request: GenerationRequest) -> Iterator[AnyEvent]:
         for item in self.script(request):
             if isinstance(item, float | int):
                 self._stopped.wait(item)
-                continue
-            assert log.append(request.id, msgspec.structs.replace(item, seq=seq))
-            seq += 1
+            else:
+                yield item
 
     def stop(self) -> None:
         self._stopped.set()

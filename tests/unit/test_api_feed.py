@@ -10,12 +10,24 @@ from hypothesis import strategies as st
 
 from api import feed as feed_module
 from api.errors import StoppingError
-from api.feed import Feed
+from api.feed import PAGE, Feed
 from api.inbox import Inbox
-from shared.errors import JobNotFoundError, RedisUnavailableError
-from shared.events import AnyEvent, Done, FinishReason, Queued, Timings, Token, Usage
+from shared.errors import JobExpiredError, RedisUnavailableError
+from shared.events import (
+    AnyEvent,
+    Done,
+    Failed,
+    FinishReason,
+    Queued,
+    Started,
+    Timings,
+    Token,
+    Usage,
+)
 
 SILENCE = 0.002
+USAGE = Usage(prompt_tokens=1, completion_tokens=1)
+TIMINGS = Timings(queue=0, prefill=0, decode=0, total=0)
 
 
 def events_up_to(last: int) -> list[AnyEvent]:
@@ -24,7 +36,7 @@ def events_up_to(last: int) -> list[AnyEvent]:
         seq=last,
         finish_reason=FinishReason.STOP,
         usage=Usage(prompt_tokens=1, completion_tokens=len(tokens)),
-        timings=Timings(queue=0, prefill=0, decode=0, total=0),
+        timings=TIMINGS,
     )
     return [Queued(seq=1, id="job-x", model="m", position=0), *tokens, done]
 
@@ -39,12 +51,14 @@ class FakeLog:
         self.reads = 0
         self.exists = True
 
-    async def read(self, after: int) -> list[AnyEvent] | None:
+    async def read(self, after: int) -> list[AnyEvent]:
         self.reads += 1
         if self.failures > 0:
             self.failures -= 1
             raise redis.exceptions.ConnectionError
-        return self.events[after : self.length] if self.exists else None
+        if not self.exists:
+            raise JobExpiredError
+        return self.events[after : min(self.length, after + PAGE)]
 
 
 async def collect(feed: Feed) -> list[int]:
@@ -54,7 +68,7 @@ async def collect(feed: Feed) -> list[int]:
 def feed_of(
     log: FakeLog, inbox: Inbox, after: int = 0, stopping: Callable[[], bool] = lambda: False
 ) -> Feed:
-    return Feed(log.read, inbox, after=after, stopping=stopping, silence=SILENCE)
+    return Feed("job-x", log.read, inbox, after=after, stopping=stopping, silence=SILENCE)
 
 
 # None: an event is appended. A number: a message of an appended event arrives, perhaps again,
@@ -95,7 +109,7 @@ async def test_messages_in_order_need_no_log() -> None:
     inbox = Inbox()
     for event in events:
         inbox.put(event)
-    feed = Feed(log.read, inbox, after=0, silence=60)
+    feed = Feed("job-x", log.read, inbox, after=0, silence=60)
     assert await collect(feed) == list(range(1, 51))
     assert log.reads == 1
 
@@ -114,7 +128,7 @@ async def test_a_log_that_is_gone_ends_the_feed() -> None:
     feed = aiter(feed_of(log, Inbox()))
     assert [(await anext(feed)).seq for _ in range(3)] == [1, 2, 3]
     log.exists = False
-    with pytest.raises(JobNotFoundError):
+    with pytest.raises(JobExpiredError):
         await anext(feed)
 
 
@@ -136,7 +150,7 @@ async def test_a_long_stream_is_as_patient_as_a_new_one(monkeypatch: pytest.Monk
     monkeypatch.setattr(feed_module, "PATIENCE_SECONDS", 0.05)
     log = FakeLog(events_up_to(3), length=1)
     inbox = Inbox()
-    feed = aiter(Feed(log.read, inbox, after=0, silence=60))
+    feed = aiter(Feed("job-x", log.read, inbox, after=0, silence=60))
     assert (await anext(feed)).seq == 1
     await asyncio.sleep(0.1)  # longer than patience lasts, with no need of the log
     inbox.put(log.events[1])
@@ -153,3 +167,88 @@ async def test_a_stopping_process_ends_its_feeds() -> None:
     log = FakeLog(events_up_to(9), length=3)
     with pytest.raises(StoppingError):
         await collect(feed_of(log, Inbox(), stopping=lambda: True))
+
+
+def failed(seq: int) -> AnyEvent:
+    return Failed(seq=seq, code="worker_lost", message="", usage=USAGE, timings=TIMINGS)
+
+
+def queued(seq: int, position: int = 0) -> Queued:
+    return Queued(seq=seq, id="job-x", model="m", position=position)
+
+
+async def test_a_failure_ends_a_feed_only_if_nothing_follows_it() -> None:
+    put_back: list[AnyEvent] = [queued(1), failed(2), queued(3), *events_up_to(6)[3:]]
+    log = FakeLog(put_back, length=6)
+    assert await collect(feed_of(log, Inbox())) == [1, 2, 3, 4, 5, 6]
+    log.length = 2
+    assert await collect(feed_of(log, Inbox())) == [1, 2]
+
+
+@pytest.mark.parametrize("last", [PAGE - 1, PAGE, PAGE + 1, 2 * PAGE, 2 * PAGE + 1])
+async def test_a_long_log_is_read_page_by_page(last: int) -> None:
+    log = FakeLog(events_up_to(last), length=last)
+    assert await collect(feed_of(log, Inbox())) == list(range(1, last + 1))
+    assert log.reads == last // PAGE + 1
+
+
+async def test_a_failure_at_the_end_of_a_page_is_not_taken_for_the_end() -> None:
+    events = [*events_up_to(PAGE)[:-1], failed(PAGE), queued(PAGE + 1), failed(PAGE + 2)]
+    log = FakeLog(events, length=len(events))
+    assert await collect(feed_of(log, Inbox())) == list(range(1, PAGE + 3))
+
+
+async def test_remarks_are_passed_on_while_the_job_waits_and_dropped_behind() -> None:
+    log = FakeLog([queued(1, position=2), Started(seq=2, prompt_tokens=1)], length=1)
+    inbox = Inbox()
+    feed = Feed("job-x", log.read, inbox, after=0, silence=60)
+    events = aiter(feed)
+    assert await anext(events) == queued(1, position=2)
+    assert feed.waiting == queued(1, position=2)
+    inbox.put(queued(0, position=1))
+    assert await anext(events) == queued(0, position=1)
+    assert feed.waiting == queued(1, position=2)
+    inbox.put(log.events[1])
+    inbox.put(queued(0, position=0))
+    inbox.put(Token(seq=3, ids=(), text=""))
+    assert [(await anext(events)).seq for _ in range(2)] == [2, 3]
+    assert feed.waiting is None
+
+
+async def test_remarks_do_not_keep_a_feed_from_looking_into_the_log() -> None:
+    log = FakeLog(events_up_to(3), length=1)
+    inbox = Inbox()
+    feed = Feed("job-x", log.read, inbox, after=0, silence=0.005)
+
+    async def remark() -> None:
+        while True:
+            inbox.put(queued(0))
+            await asyncio.sleep(0.001)
+
+    remarks = asyncio.create_task(remark())
+    events = aiter(feed)
+    assert (await anext(events)).seq == 1
+    log.length = 3
+    async with asyncio.timeout(10):
+        assert [event.seq async for event in events if event.seq] == [2, 3]
+    remarks.cancel()
+
+
+async def test_a_feed_resumed_in_the_queue_knows_that_it_waits() -> None:
+    log = FakeLog(events_up_to(3), length=1)
+    feed = Feed("job-x", log.read, Inbox(), after=1, latest=log.events[0], silence=SILENCE)
+    assert feed.waiting == log.events[0]
+    log.length = 3
+    assert await collect(feed) == [2, 3]
+
+
+async def test_any_trouble_with_redis_is_an_outage() -> None:
+    log = FakeLog(events_up_to(2), length=2)
+
+    async def read(after: int) -> list[AnyEvent]:
+        if log.reads < 3:
+            log.reads += 1
+            raise redis.exceptions.ReadOnlyError
+        return await log.read(after)
+
+    assert await collect(Feed("job-x", read, Inbox(), after=0, silence=SILENCE)) == [1, 2]

@@ -22,6 +22,7 @@ from shared.events import (
 USAGE = Usage(prompt_tokens=3, completion_tokens=4)
 USAGE_DATA = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
 TIMINGS = Timings(queue=0.1, prefill=0.2, decode=0.3, total=0.6)
+TIMINGS_DATA = {"queue": 0.1, "prefill": 0.2, "decode": 0.3, "total": 0.6}
 
 CASES: list[tuple[AnyEvent, str, dict[str, Any]]] = [
     (
@@ -40,11 +41,19 @@ CASES: list[tuple[AnyEvent, str, dict[str, Any]]] = [
         {
             "finish_reason": "length",
             "usage": USAGE_DATA,
-            "timings": {"queue": 0.1, "prefill": 0.2, "decode": 0.3, "total": 0.6},
+            "timings": TIMINGS_DATA,
         },
     ),
-    (Failed(seq=7, code="c", message="m"), "error", {"code": "c", "message": "m"}),
-    (Cancelled(seq=7, usage=USAGE), "cancelled", {"usage": USAGE_DATA}),
+    (
+        Failed(seq=7, code="c", message="m", usage=USAGE, timings=TIMINGS),
+        "error",
+        {"code": "c", "message": "m", "usage": USAGE_DATA, "timings": TIMINGS_DATA},
+    ),
+    (
+        Cancelled(seq=7, usage=USAGE, timings=TIMINGS),
+        "cancelled",
+        {"usage": USAGE_DATA, "timings": TIMINGS_DATA},
+    ),
 ]
 
 
@@ -53,6 +62,12 @@ def test_each_event_has_its_frame(event: AnyEvent, name: str, data: dict[str, An
     made = frame(event)
     assert (made.event, made.id) == (name, "7")
     assert json.loads(made.data) == data
+
+
+def test_what_the_log_does_not_hold_has_no_number() -> None:
+    made = frame(Queued(seq=0, id="job-1", model="m", position=1, estimate=2.5)).encode().decode()
+    assert "id:" not in made.replace('"id":', "")
+    assert '"position":1,"estimate":2.5' in made
 
 
 @pytest.mark.parametrize("text", ["\n", "\r\n", "\r", "\x85", "\u2028", "\u2029", "\x1c", "\x0b"])
