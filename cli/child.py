@@ -19,10 +19,14 @@ from shared.errors import StackError
 class Child:
     """A process in a session of its own: a Ctrl-C in the terminal reaches only the supervisor.
 
-    Its output goes to a file; the one of the run before is kept beside it.
+    Its output goes to a file; the one of the run before is kept beside it. Its input is a pipe
+    that ends with the supervisor (`cli.leash`).
     """
 
-    def __init__(self, role: str, name: str, command: Sequence[str], log: Path) -> None:
+    def __init__(
+        self, role: str, name: str, command: Sequence[str], log: Path, *, inherited: int
+    ) -> None:
+        """`inherited` is a descriptor that the process gets beside its standard ones."""
         self.role = role
         self.name = name
         self.log = log
@@ -31,6 +35,7 @@ class Child:
         self.due: float | None = None
         """When to start it again, in monotonic seconds; None while it runs."""
         self._command = list(command)
+        self._inherited = inherited
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
         self._start_time: float | None = None
@@ -43,13 +48,15 @@ class Child:
         Raises:
             StackError: there is no such program.
         """
+        self._close_input()
         try:
             with self.log.open("ab") as output:
                 self._process = subprocess.Popen(  # noqa: S603 - our own command lines
                     self._command,
-                    stdin=subprocess.DEVNULL,
+                    stdin=subprocess.PIPE,
                     stdout=output,
                     stderr=output,
+                    pass_fds=(self._inherited,),
                     start_new_session=True,
                 )
         except OSError as error:
@@ -61,6 +68,12 @@ class Child:
     @property
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """Of the process that was started last."""
+        assert self._process is not None
+        return self._process.pid
 
     @property
     def exit_code(self) -> int:
@@ -85,6 +98,7 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+        self._close_input()
 
     def last_words(self) -> str:
         """The last line of its log: what it said before it died."""
@@ -106,3 +120,7 @@ class Child:
             restarts=self.restarts,
             started_at=self._start_time,
         )
+
+    def _close_input(self) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()

@@ -1,54 +1,27 @@
-"""The HTTP API from the client's side: one answer, or a stream that survives a lost connection."""
+"""The HTTP API from the client's side. What is lost on the way is asked for again."""
 
 from __future__ import annotations
 
-import json
-import time
+import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
 
 import httpx
 
-from cli import sse
-from shared.errors import MiniVaultError
+from cli.following import Following, StreamEvent
+from cli.patience import Patience
+from cli.transport import (
+    RequestRefusedError,
+    ServiceUnavailableError,
+    require_success,
+    translated,
+)
 from shared.settings import Settings
 
-_TERMINAL: Final = ("done", "error", "cancelled")
 _CONNECT_SECONDS: Final = 10.0
-_SILENCE_SECONDS: Final = 60.0
-"""Longer than the service's pings are apart; after this a stream counts as lost."""
-_RECONNECT_SECONDS: Final = 30.0
-"""How long a lost stream is sought again before giving up."""
-_FIRST_PAUSE: Final = 0.25
-_LONGEST_PAUSE: Final = 4.0
-
-
-class ServiceUnavailableError(MiniVaultError):
-    """The service can't answer now; trying again later may help."""
-
-    code = "service_unavailable"
-
-
-class RequestRefusedError(MiniVaultError):
-    """The service refused the request."""
-
-    code = "request_refused"
-
-
-@dataclass(frozen=True)
-class StreamEvent:
-    """An event of a job; `data` as docs/architecture.md describes it."""
-
-    name: str
-    seq: int
-    data: Mapping[str, Any]
-
-    @property
-    def text(self) -> str:
-        """What the event adds to the response."""
-        return str(self.data.get("text", ""))
+_SILENCE_SECONDS: Final = 45.0
+"""Longer than the service's pings are apart; after this a connection counts as lost."""
 
 
 def service_url(settings: Settings) -> str:
@@ -66,13 +39,18 @@ def is_ready(url: str) -> bool:
 
 
 class Client:
-    """Use it as a context manager: it keeps a connection open."""
+    """Use it as a context manager: it keeps connections open.
+
+    Every method raises ServiceUnavailableError if nobody answers, or not now, and
+    RequestRefusedError if the request is wrong.
+    """
 
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/")
+        timeout = httpx.Timeout(_CONNECT_SECONDS, read=_SILENCE_SECONDS)
         try:
             # A proxy in the environment is no way to one's own machine.
-            self._http = httpx.Client(base_url=self._url, timeout=_CONNECT_SECONDS, trust_env=False)
+            self._http = httpx.Client(base_url=self._url, timeout=timeout, trust_env=False)
         except httpx.InvalidURL as error:
             raise RequestRefusedError(f"{url} is no URL: {error}") from error
 
@@ -84,106 +62,49 @@ class Client:
     ) -> None:
         self._http.close()
 
-    def generate(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The whole answer. Waits as long as it takes.
+    def stream(self, body: Mapping[str, Any]) -> Iterator[StreamEvent]:
+        """Submit a job and follow it: its events, each once, up to its end.
 
-        Raises:
-            ServiceUnavailableError: nobody answers, or not now.
-            RequestRefusedError: the request is wrong.
+        When the connection drops, the stream goes on behind the last event received. Remarks
+        without a number come as they are said.
         """
-        timeout = httpx.Timeout(_CONNECT_SECONDS, read=None)
-        try:
-            response = self._http.post("/generate", json=body, timeout=timeout)
-        except httpx.TransportError as error:
-            raise self._unreachable(error) from error
-        _require_success(response)
+        submission = self._submission("/generate/stream", body)
+        submission.headers["Accept"] = "text/event-stream"
+        return iter(Following(self._http, submission=submission))
+
+    def events(self, job_id: str, after: int = 0) -> Iterator[StreamEvent]:
+        """As `stream`, of a job that was submitted before, behind event `after`."""
+        return iter(Following(self._http, job_id=job_id, after=after))
+
+    def submit(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Submit a job that goes on whether or not anybody follows it; the job as it is then."""
+        submission = self._submission("/jobs", body)
+        patience = Patience()
+        while True:
+            try:
+                return self._exchange(submission)
+            except ServiceUnavailableError as error:
+                patience.bear(error)
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """A job's state, and its response so far."""
+        return self._exchange(self._http.build_request("GET", f"/jobs/{job_id}"))
+
+    def cancel(self, job_id: str) -> dict[str, Any]:
+        """End a job; the job as it is then. One that has ended stays as it is."""
+        return self._exchange(self._http.build_request("DELETE", f"/jobs/{job_id}"))
+
+    def _submission(self, path: str, body: Mapping[str, Any]) -> httpx.Request:
+        """A request that can be sent twice and is obeyed once."""
+        headers = {"Idempotency-Key": uuid.uuid4().hex}
+        return self._http.build_request("POST", path, json=body, headers=headers)
+
+    def _exchange(self, request: httpx.Request) -> dict[str, Any]:
+        with translated(self._url):
+            response = self._http.send(request)
+        require_success(response)
         try:
             answer: dict[str, Any] = response.json()
         except ValueError as error:
             raise RequestRefusedError(f"What answers at {self._url} is not MiniVault.") from error
         return answer
-
-    def stream(self, body: Mapping[str, Any]) -> Iterator[StreamEvent]:
-        """The job's events, each once, up to its end.
-
-        When the connection drops, the stream goes on from the last event received.
-
-        Raises:
-            ServiceUnavailableError: nobody answers, not now, or no more.
-            RequestRefusedError: the request is wrong.
-        """
-        job, seq = "", 0
-        deadline, pause = 0.0, _FIRST_PAUSE
-        while True:
-            try:
-                for event in self._events(body, job, seq):
-                    job = job or str(event.data["id"])
-                    seq, deadline = event.seq, 0.0
-                    yield event
-                    if event.name in _TERMINAL:
-                        return
-            except httpx.TransportError as error:
-                if not job:
-                    raise self._unreachable(error) from error
-            except ServiceUnavailableError:
-                if not job:
-                    raise
-            if not deadline:
-                deadline, pause = time.monotonic() + _RECONNECT_SECONDS, _FIRST_PAUSE
-            if not job or time.monotonic() > deadline:
-                raise ServiceUnavailableError(
-                    f"The stream of {job or 'the job'} was lost after event {seq}."
-                )
-            time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
-
-    def _events(self, body: Mapping[str, Any], job: str, seq: int) -> Iterator[StreamEvent]:
-        """One connection's worth: a new job, or what follows event `seq` of `job`."""
-        request = (
-            self._http.build_request(
-                "GET", f"/jobs/{job}/events", headers={"Last-Event-ID": str(seq)}
-            )
-            if job
-            else self._http.build_request("POST", "/generate/stream", json=body)
-        )
-        request.headers["Accept"] = "text/event-stream"
-        request.extensions["timeout"] = httpx.Timeout(
-            _CONNECT_SECONDS, read=_SILENCE_SECONDS
-        ).as_dict()
-        response = self._http.send(request, stream=True)
-        try:
-            _require_success(response)
-            for event in sse.parse(response.iter_bytes()):
-                number = int(event.id or 0)
-                if number > seq:  # not a repetition, and not a remark without a number
-                    seq = number
-                    yield StreamEvent(event.name, number, json.loads(event.data))
-        finally:
-            response.close()
-
-    def _unreachable(self, error: httpx.TransportError) -> MiniVaultError:
-        if isinstance(error, httpx.UnsupportedProtocol):
-            return RequestRefusedError(f"{self._url} is no URL of a service. Write http://...")
-        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-            return ServiceUnavailableError(
-                f"No service answers at {self._url}. Start it with `minivault up`, or pass --url."
-            )
-        return ServiceUnavailableError(f"The connection to {self._url} was lost: {error}")
-
-
-def _require_success(response: httpx.Response) -> None:
-    """Turn a problem document into an error that says what it says."""
-    if response.is_success:
-        return
-    response.read()
-    try:
-        problem = response.json()
-        detail = str(problem["detail"])
-        fields = [f"{field['field']}: {field['message']}" for field in problem.get("errors", [])]
-    except (ValueError, KeyError, TypeError):
-        detail, fields = f"{response.status_code} {response.reason_phrase}", []
-    text = " ".join([detail, *fields])
-    if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
-        text += f" Try again in {response.headers.get('Retry-After', 'a few')} seconds."
-    busy = response.status_code in (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
-    raise (ServiceUnavailableError if busy else RequestRefusedError)(text)

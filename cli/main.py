@@ -9,37 +9,16 @@ from typing import Annotated, Final
 import typer
 
 from cli import console
-from cli.client import ServiceUnavailableError
-from cli.commands import ask, inspect, models, serve
-from cli.extras import MissingExtraError
-from shared.errors import (
-    CatalogError,
-    DataDirError,
-    MiniVaultError,
-    SettingsError,
-    UnknownModelError,
-)
-
-FAILED: Final = 1
-TRY_AGAIN: Final = 75
-"""sysexits' EX_TEMPFAIL: unreachable, busy or rate-limited."""
-BAD_CONFIGURATION: Final = 78
-"""sysexits' EX_CONFIG: no restart mends it."""
-INTERRUPTED: Final = 130
-
-_EXIT_CODES: Final[dict[type[MiniVaultError], int]] = {
-    CatalogError: BAD_CONFIGURATION,
-    DataDirError: BAD_CONFIGURATION,
-    MissingExtraError: BAD_CONFIGURATION,
-    ServiceUnavailableError: TRY_AGAIN,
-    SettingsError: BAD_CONFIGURATION,
-    UnknownModelError: BAD_CONFIGURATION,
-}
+from cli.commands import ask, inspect, jobs, models, serve
+from cli.exit_codes import INTERRUPTED, exit_code
+from shared.errors import MiniVaultError
 
 app: Final = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 app.command()(serve.up)
 app.command("generate", help="Answer a prompt; print the response when it is complete.")(ask.ask)
 app.command("stream", help="Answer a prompt; print the response as it comes.")(ask.ask)
+app.command("submit", help="Leave a prompt to be answered; print the job's id.")(ask.ask)
+app.add_typer(jobs.app, name="jobs")
 app.command()(inspect.status)
 app.command()(inspect.history)
 app.add_typer(models.app, name="models")
@@ -80,7 +59,3 @@ def main() -> None:
         sys.exit(exit_code(error))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-
-
-def exit_code(error: MiniVaultError) -> int:
-    return _EXIT_CODES.get(type(error), FAILED)

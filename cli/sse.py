@@ -1,4 +1,8 @@
-"""Server-sent events from bytes. Pure; follows the WHATWG's parsing rules."""
+"""Server-sent events from bytes. Pure; follows the WHATWG's parsing rules.
+
+Only the id is kept apart: to a browser an event without one has the last one's, but here the
+difference counts.
+"""
 
 from __future__ import annotations
 
@@ -16,27 +20,26 @@ _LINE_END: Final = re.compile(rb"\r\n|\n|\r(?=[\s\S])")
 class ServerEvent:
     name: str
     data: str
-    id: str
-    """The last id seen; "" if there was none."""
+    id: str | None
 
 
 def parse(chunks: Iterable[bytes]) -> Iterator[ServerEvent]:
     """Events in order. One that the stream's end cuts off is dropped."""
-    name, last_id = "", ""
+    name, own_id = "", None
     data: list[str] = []
     for line in _lines(chunks):
         field, _, value = line.partition(":")
         value = value.removeprefix(" ")
         if not line:
             if data:
-                yield ServerEvent(name or "message", "\n".join(data), last_id)
-            name, data = "", []
+                yield ServerEvent(name or "message", "\n".join(data), own_id)
+            name, own_id, data = "", None, []
         elif field == "event":
             name = value
         elif field == "data":
             data.append(value)
         elif field == "id":
-            last_id = value
+            own_id = value
 
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[str]:

@@ -6,22 +6,24 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from redis.exceptions import RedisError
 
-from cli import console, extras, state
+from cli import console, extras, leftovers, state
 from cli.banner import show_banner
 from cli.child import Child
 from cli.client import is_ready, service_url
+from cli.deaths import DeathNotices
 from cli.embedded import valkey_command
-from cli.lock import stack_lock
+from cli.lock import ChildrenLock, stack_lock
 from cli.progress import ModelProgress
 from cli.signals import StopSignals
-from cli.supervisor import Supervisor, wait
+from cli.stopping import stop_in_order
+from cli.supervisor import Supervisor
 from shared.catalog import load_catalog
 from shared.errors import StackError
 from shared.listen import listen
@@ -30,15 +32,14 @@ from shared.settings import Settings
 from shared.store import Store
 from worker import model_files
 
-_POLL: Final = 0.2
+_POLL: Final = 0.05
 _REDIS_START_SECONDS: Final = 60
 """Reading a long append-only file takes a while."""
+_LINGER_SECONDS: Final = 15
+"""Beyond the grace time. They need the server for their last words, and a new supervisor does
+not wait: it stops what is left itself."""
 _READY_SECONDS: Final = 300
 """Loading a large model from a slow disk takes longer."""
-_HEAD_START_SECONDS: Final = 0.5
-_KILL_MARGIN_SECONDS: Final = 2.2
-"""Beyond the grace time a process has for itself, before it is killed."""
-_REDIS_STOP_SECONDS: Final = 1.5
 
 
 def up(settings: Settings) -> None:
@@ -50,7 +51,8 @@ def up(settings: Settings) -> None:
     extras.require("api", "fastapi", "uvicorn")
     extras.require("worker", "torch", "transformers")
     settings.prepare_data_dir()
-    with stack_lock(settings), StopSignals() as signals:
+    with stack_lock(settings), ChildrenLock(settings) as lock, StopSignals() as signals:
+        leftovers.clear(settings, lock, _report)
         _require_free_port(settings)
         if not settings.embedded_redis:
             with connect(settings, "up") as redis:
@@ -58,7 +60,7 @@ def up(settings: Settings) -> None:
         Store.open(settings).close()  # made once, before several workers want it
         prepare_models(settings)
         signals.defer()
-        _Stack(settings, signals).run()
+        _Stack(settings, signals, lock).run()
 
 
 def prepare_models(settings: Settings) -> None:
@@ -79,14 +81,19 @@ class _StopAskedError(Exception):
 
 
 class _Stack:
-    def __init__(self, settings: Settings, signals: StopSignals) -> None:
+    def __init__(self, settings: Settings, signals: StopSignals, lock: ChildrenLock) -> None:
         self._settings = settings
         self._signals = signals
+        self._lock = lock
         self._url = service_url(settings)
         self._console = console.stderr()
-        self._supervisor = Supervisor(self._report, self._write_state)
+        self._deaths = DeathNotices(settings)
+        self._supervisor = Supervisor(_report, self._write_state, self._on_death)
 
     def run(self) -> None:
+        self._deaths.start()
+        for pid in leftovers.worker_pids(self._settings):
+            self._deaths.tell(pid)
         try:
             self._start()
             show_banner(self._settings, self._url)
@@ -96,61 +103,48 @@ class _Stack:
         except _StopAskedError:
             pass
         finally:
+            self._deaths.close()
             self._stop()
             state.remove(self._settings)
 
     def _start(self) -> None:
         if self._settings.embedded_redis:
-            self._supervisor.start(self._child("redis", "redis", valkey_command(self._settings)))
+            self._start_child("redis", "redis", self._guarded(valkey_command(self._settings)))
             self._wait_until(self._redis_answers, "Valkey", _REDIS_START_SECONDS)
-        self._supervisor.start(self._child("api", "api", [*_program(), "api"]))
+        self._start_child("api", "api", [*_program(), "api", "--supervised"])
         for number in range(1, self._settings.workers + 1):
-            name = f"worker-{number}"
-            self._supervisor.start(self._child("worker", name, [*_program(), "worker"]))
+            self._start_child("worker", f"worker-{number}", [*_program(), "worker", "--supervised"])
         self._wait_until(lambda: is_ready(self._url), "API and workers", _READY_SECONDS)
 
+    def _start_child(self, role: str, name: str, command: list[str]) -> None:
+        log = self._settings.logs_dir / f"{name}.log"
+        self._supervisor.start(Child(role, name, command, log, inherited=self._lock.fileno()))
+
+    def _guarded(self, command: list[str]) -> list[str]:
+        """Should the supervisor die, the server stops when API and workers surely have."""
+        seconds = self._settings.shutdown_grace + _LINGER_SECONDS
+        return [sys.executable, "-P", "-m", "cli.guard", str(seconds), *command]
+
     def _stop(self) -> None:
-        """API first, so that nothing new comes in; Valkey last, because the others write to it.
-
-        The workers are told soon after the API, not after its end: running answers end, or
-        are handed back, while the API still relays them.
-        """
         before = self._signals.count
+        if self._supervisor.children:
+            _report("Stopping (Ctrl-C again kills at once)")
+        stop_in_order(
+            self._supervisor.children,
+            grace=self._settings.shutdown_grace,
+            report=_report,
+            hurry=lambda: self._signals.count > before,
+        )
 
-        def hurry() -> bool:
-            return self._signals.count > before
-
-        children = self._supervisor.children
-        apis = [child for child in children if child.role == "api"]
-        workers = [child for child in children if child.role == "worker"]
-        redis = [child for child in children if child.role == "redis"]
-        if children:
-            self._report("Stopping (Ctrl-C again kills at once)")
-        self._terminate(apis)
-        wait(apis, seconds=_HEAD_START_SECONDS, hurry=hurry)
-        self._terminate(workers)
-        grace = self._settings.shutdown_grace + _KILL_MARGIN_SECONDS
-        wait([*apis, *workers], seconds=grace, hurry=hurry)
-        self._kill([*apis, *workers])
-        self._terminate(redis)
-        wait(redis, seconds=_REDIS_STOP_SECONDS, hurry=hurry)
-        self._kill(redis)
-
-    def _terminate(self, children: Sequence[Child]) -> None:
-        for child in children:
-            child.terminate()
-
-    def _kill(self, children: Sequence[Child]) -> None:
-        for child in children:
-            if child.running:
-                self._report(f"{child.name} did not stop in time and is killed")
-                child.kill()
+    def _on_death(self, child: Child) -> None:
+        if child.role == "worker":
+            self._deaths.tell(child.pid)
 
     def _wait_until(self, condition: Callable[[], bool], what: str, seconds: float) -> None:
         """Poll while the supervisor watches. A spinner on a terminal, a line elsewhere."""
         deadline = time.monotonic() + seconds
         if not self._console.is_terminal:
-            self._report(f"Starting {what}")
+            _report(f"Starting {what}")
         with self._console.status(f"Starting {what}"):
             while not condition():
                 if self._signals.count:
@@ -169,21 +163,19 @@ class _Stack:
         except RedisError:
             return False
 
-    def _child(self, role: str, name: str, command: Sequence[str]) -> Child:
-        return Child(role, name, command, self._settings.logs_dir / f"{name}.log")
-
-    def _report(self, line: str) -> None:
-        """Never raises: a terminal that is gone must not keep the children from being stopped."""
-        with suppress(OSError):
-            sys.stderr.write(f"{time.strftime('%H:%M:%S')} {line}\n")
-            sys.stderr.flush()
-
     def _write_state(self) -> None:
         processes = tuple(child.describe() for child in self._supervisor.children)
         state.write(
             self._settings,
             state.StackState(os.getpid(), self._url, processes),
         )
+
+
+def _report(line: str) -> None:
+    """Never raises: a terminal that is gone must not keep the children from being stopped."""
+    with suppress(OSError):
+        sys.stderr.write(f"{time.strftime('%H:%M:%S')} {line}\n")
+        sys.stderr.flush()
 
 
 def _program() -> list[str]:

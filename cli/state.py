@@ -23,7 +23,7 @@ class ProcessState(msgspec.Struct, frozen=True):
 
     def checked(self) -> ProcessState:
         """The state as it is now: a process noted as running may be gone."""
-        if self.state == "running" and not _is_alive(self.pid, self.started_at):
+        if self.state == "running" and not (self.pid and _is_alive(self.pid, self.started_at)):
             return msgspec.structs.replace(self, state="dead")
         return self
 
@@ -61,8 +61,13 @@ def start_time(pid: int) -> float | None:
         return None
 
 
-def _is_alive(pid: int | None, started_at: float | None) -> bool:
-    return pid is not None and started_at is not None and start_time(pid) == started_at
+def _is_alive(pid: int, started_at: float | None) -> bool:
+    try:
+        process = psutil.Process(pid)
+        # An orphan's zombie stays where there is no init to reap it, as in many containers.
+        return process.create_time() == started_at and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def _path(settings: Settings) -> Path:

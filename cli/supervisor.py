@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from typing import Final
+from collections.abc import Callable
 
 from cli.child import Child
+from cli.exit_codes import BAD_CONFIGURATION
 from shared.errors import StackError
-
-FATAL: Final = 78
-"""A child's exit code for what no restart mends: its last line says what."""
-
-_POLL: Final = 0.05
 
 
 class Supervisor:
     """Restarts what dies. Single-threaded: call `check` often."""
 
-    def __init__(self, report: Callable[[str], None], changed: Callable[[], None]) -> None:
-        """`report` gets a line for people, `changed` is called when any child's state is new."""
+    def __init__(
+        self,
+        report: Callable[[str], None],
+        changed: Callable[[], None],
+        died: Callable[[Child], None],
+    ) -> None:
+        """`report` gets a line for people, `changed` is called when any child's state is new.
+
+        `died` gets a child that has died, before anything else is done about it.
+        """
         self._report = report
         self._changed = changed
+        self._died = died
         self.children: list[Child] = []
 
     def start(self, child: Child) -> None:
@@ -37,16 +41,16 @@ class Supervisor:
             StackError: a child can't be kept running; the message ends in its last words.
         """
         for child in self.children:
-            if child.due is None:
-                if not child.running:
-                    self._bury(child)
-            elif time.monotonic() >= child.due:
+            if child.due is None and not child.running:
+                self._bury(child)
+            if child.due is not None and time.monotonic() >= child.due:
                 child.restarts += 1
                 child.start()
                 self._changed()
 
     def _bury(self, child: Child) -> None:
-        if child.exit_code == FATAL:
+        self._died(child)
+        if child.exit_code == BAD_CONFIGURATION:
             raise StackError(f"{child.name} stopped: {child.last_words()}")
         pause = child.backoff.died(child.lived)
         how = _describe_exit(child.exit_code)
@@ -56,16 +60,9 @@ class Supervisor:
                 f"{child.last_words()} (all: {child.log})"
             )
         child.due = time.monotonic() + pause
-        self._report(f"{child.name} died ({how}); starting it again in {pause:g} s ({child.log})")
+        when = f"in {pause:g} s" if pause else "at once"
+        self._report(f"{child.name} died ({how}); starting it again {when} ({child.log})")
         self._changed()
-
-
-def wait(children: Iterable[Child], *, seconds: float, hurry: Callable[[], bool]) -> None:
-    """Until all have ended, the time is over, or `hurry` says not to wait any more."""
-    waiting = list(children)
-    deadline = time.monotonic() + seconds
-    while any(child.running for child in waiting) and time.monotonic() < deadline and not hurry():
-        time.sleep(_POLL)
 
 
 def _describe_exit(code: int) -> str:

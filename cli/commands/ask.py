@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli import console
-from shared.errors import GenerationError
+from shared.errors import MiniVaultError
 
 if TYPE_CHECKING:
     from cli.client import Client
+    from cli.printers import Printer
 
 Prompt = Annotated[str, typer.Argument(help="What to answer; - reads it from standard input.")]
 Model = Annotated[str | None, typer.Option(help="A name from `minivault models list`.")]
@@ -26,6 +28,8 @@ PresencePenalty = Annotated[float | None, typer.Option(help="Against tokens used
 FrequencyPenalty = Annotated[float | None, typer.Option(help="Against tokens, per use.")]
 Seed = Annotated[int | None, typer.Option(help="Same seed, same text.")]
 Stop = Annotated[list[str] | None, typer.Option(help="Stop before this text; may be repeated.")]
+Priority = Annotated[int | None, typer.Option(help="Higher goes first; 0 to 9, if allowed.")]
+Ttl = Annotated[float | None, typer.Option(help="Seconds that the job may wait for its turn.")]
 Echo = Annotated[bool, typer.Option("--echo", help="Put the prompt before the response.")]
 Raw = Annotated[bool, typer.Option("--raw", help="No chat template.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Everything the service says, as JSON.")]
@@ -47,16 +51,20 @@ def ask(
     frequency_penalty: FrequencyPenalty = None,
     seed: Seed = None,
     stop: Stop = None,
+    priority: Priority = None,
+    ttl: Ttl = None,
     echo: Echo = False,
     raw: Raw = False,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """Both `generate` and `stream`: they take the same options."""
-    from cli.client import Client, RequestRefusedError, service_url  # noqa: PLC0415
+    """`generate`, `stream` and `submit`: they take the same options."""
+    from cli.client import Client, service_url  # noqa: PLC0415
+    from cli.printers import AnswerPrinter  # noqa: PLC0415
     from shared.settings import load_settings  # noqa: PLC0415
 
     fields = {
+        "prompt": _text(prompt),
         "model": model,
         "max_tokens": max_tokens,
         "temperature": temperature,
@@ -68,42 +76,52 @@ def ask(
         "frequency_penalty": frequency_penalty,
         "seed": seed,
         "stop": stop or None,
+        "priority": priority,
+        "ttl": ttl,
         "echo": echo or None,
         "raw": raw or None,
     }
     # What was not given is left to the service's defaults.
     body = {name: value for name, value in fields.items() if value is not None}
+    with Client(url or service_url(load_settings())) as client:
+        match context.command.name:
+            case "submit":
+                job = client.submit(body)
+                console.say_json(job) if as_json else console.say(job["id"])
+            case "stream":
+                _follow(client, body, stream_printer(as_json=as_json))
+            case _:
+                _follow(client, body, AnswerPrinter(as_json=as_json))
+
+
+def stream_printer(*, as_json: bool) -> Printer:
+    from cli.printers import JsonLinesPrinter, TextPrinter  # noqa: PLC0415
+
+    return JsonLinesPrinter() if as_json else TextPrinter()
+
+
+def _text(prompt: str) -> str:
+    from cli.transport import RequestRefusedError  # noqa: PLC0415
+
     text = sys.stdin.read() if prompt == "-" else prompt
     try:
         text.encode()
     except UnicodeEncodeError:  # bytes of another encoding, as Python hands them on
         raise RequestRefusedError("The prompt is no valid UTF-8.") from None
-    body["prompt"] = text
-    with Client(url or service_url(load_settings())) as client:
-        (_stream if context.command.name == "stream" else _generate)(client, body, as_json=as_json)
+    return text
 
 
-def _generate(client: Client, body: dict[str, Any], *, as_json: bool) -> None:
-    answer = client.generate(body)
-    if as_json:
-        console.say_json(answer)
-    else:
-        console.write(answer["response"] + "\n")
-
-
-def _stream(client: Client, body: dict[str, Any], *, as_json: bool) -> None:
-    failure: str | None = None
-    for event in client.stream(body):
-        if as_json:
-            line = {"event": event.name, "id": event.seq, "data": event.data}
-            console.write(json.dumps(line, ensure_ascii=False) + "\n")
-        else:
-            console.write(event.text)
-        if event.name == "error":
-            failure = str(event.data["message"])
-        elif event.name == "cancelled":
-            failure = "The job was cancelled."
-    if not as_json:
-        console.write("\n")
-    if failure is not None:
-        raise GenerationError(failure)
+def _follow(client: Client, body: Mapping[str, Any], printer: Printer) -> None:
+    """Show a job to its end. An interrupt ends it: nobody waits for it any more."""
+    job_id = ""
+    try:
+        with printer:
+            for event in client.stream(body):
+                job_id = job_id or str(event.data["id"])
+                printer.show(event)
+            printer.end()
+    except KeyboardInterrupt:
+        if job_id:
+            with suppress(MiniVaultError):  # without a follower it ends by itself
+                client.cancel(job_id)
+        raise

@@ -17,11 +17,13 @@ def status(
 ) -> None:
     """Processes, queues and models. The exit code is 0 if the service is ready, else 1."""
     settings = load_settings()
+    import msgspec  # noqa: PLC0415
+
     from cli import status as report  # noqa: PLC0415
 
     found = report.collect(settings)
     if as_json:
-        console.say_json(report.as_json(found))
+        console.say_json(msgspec.to_builtins(found))
     else:
         report.show(found)
     if not found.ready:

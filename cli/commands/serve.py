@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-import sys
+from typing import Annotated
 
+import typer
+
+from cli import leash
 from shared.settings import load_settings
+
+Supervised = Annotated[
+    bool, typer.Option("--supervised", hidden=True, help="Stop when standard input ends.")
+]
 
 
 def up() -> None:
@@ -15,8 +22,10 @@ def up() -> None:
     up(settings)
 
 
-def api() -> None:
+def api(*, supervised: Supervised = False) -> None:
     """Run an API process alone."""
+    if supervised:
+        leash.stop_with_supervisor()
     settings = load_settings()
     from cli import extras  # noqa: PLC0415
 
@@ -26,22 +35,17 @@ def api() -> None:
     run(settings)
 
 
-def worker() -> None:
+def worker(*, supervised: Supervised = False) -> None:
     """Run a worker alone."""
+    if supervised:
+        leash.stop_with_supervisor()
     settings = load_settings()
-    from cli import console, extras  # noqa: PLC0415
-    from cli.supervisor import FATAL  # noqa: PLC0415
-    from shared.errors import ModelUnavailableError  # noqa: PLC0415
+    from cli import extras  # noqa: PLC0415
 
     extras.require("worker", "torch", "transformers")
     from worker.main import run  # noqa: PLC0415
 
-    try:
-        run(settings)
-    except ModelUnavailableError as error:
-        # A worker without its model: the supervisor must not start it over and over.
-        console.fail(str(error))
-        sys.exit(FATAL)
+    run(settings)
 
 
 def dashboard() -> None:

@@ -61,25 +61,31 @@ def test_status_tells_what_runs(stack: Stack) -> None:
         assert process["pid"] in started
         assert process["state"] == "running"
     assert [process["role"] for process in status["processes"]] == ["redis", "api", "worker"]
+    worker = status["processes"][2]
+    assert (worker["running"], worker["slots"]) == (0, 32)
+    assert worker["kv_bytes"] > 0
     assert status["models"] == [
-        {"name": REAL, "default": True, "ready": True, "loaded": 1, "queued": 0}
+        {"name": REAL, "default": True, "ready": True, "loaded": 1, "waiting": 0, "running": 0}
     ]
+    assert status["jobs"] == {"stuck": 0, "retried": 0, "failed": 0, "unsaved": 0}
 
 
 def test_status_is_plain_when_piped(stack: Stack) -> None:
     lines = stack.command("status").stdout.splitlines()
     assert lines[0] == f"Ready: {stack.url}"
     assert lines[1].split("\t")[:2] == ["redis", "redis"]
-    assert len(lines) == 5
+    assert lines[3].split("\t")[5] == "0/32"
+    assert lines[5] == "Jobs: 0 stuck, 0 retried, 0 failed, 0 unsaved"
+    assert len(lines) == 6
 
 
 def test_ps_shows_what_the_processes_are(stack: Stack) -> None:
-    commands = sorted(
-        " ".join(process.cmdline()[-2:]).rpartition("/")[2]
+    commands = {
+        " ".join(process.cmdline()).rpartition("/minivault ")[2]
         for process in stack.processes()
-        if "valkey" not in process.name()
-    )
-    assert commands == ["minivault api", "minivault up", "minivault worker"]
+        if "valkey" not in " ".join(process.cmdline())  # the server, and the watch beside it
+    }
+    assert commands == {"api --supervised", "up", "worker --supervised"}
 
 
 def test_a_second_stack_on_the_folder_is_refused_and_the_first_goes_on(stack: Stack) -> None:
@@ -141,7 +147,7 @@ def test_a_corrupt_model_is_one_line(folder: Path, damage: str) -> None:
             file.write(bytes([last[0] ^ 1]))
     refused = stack.command("up")
     weights.unlink()  # half a gigabyte
-    assert refused.returncode == 1
+    assert refused.returncode == 78
     assert refused.stderr.startswith(f"The model {REAL} is damaged: {weights} ")
     assert f"`minivault models pull {REAL} --force`" in refused.stderr
     assert refused.stderr.count("\n") == 1
@@ -203,7 +209,10 @@ def test_a_stop_in_the_middle_of_a_long_answer(folder: Path) -> None:
 def assert_stops(stack: Stack, number: signal.Signals) -> None:
     """With success, within 10 s, and without leaving a process."""
     processes = stack.processes()
-    assert len(processes) == 4
+    roles = {process.pid for process in processes} & {
+        stack.pid(role) for role in ("redis", "api", "worker")
+    }
+    assert len(roles) == 3
     began = time.monotonic()
     assert stack.stop(number) == 0
     assert [process for process in processes if is_alive(process)] == []
@@ -233,7 +242,7 @@ def test_killed_processes_are_started_again_and_the_service_answers(folder: Path
             )
             answer = stack.command("generate", QUESTION["prompt"], "--temperature", "0")
             assert "Paris" in answer.stdout, stack.logs()
-        assert stack.output.count("died (signal 9); starting it again in 0.5 s") == 3
+        assert stack.output.count("died (signal 9); starting it again ") == 3
 
 
 def test_an_interrupted_first_start_leaves_nothing_half_made(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """The supervisor with stand-in children: real processes that are quick to start."""
 
+import fcntl
 import os
 import signal
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cli import supervisor
+from cli import stopping
 from cli.child import Child
 from cli.signals import StopSignals
 from cli.supervisor import Supervisor
@@ -29,13 +30,20 @@ class Desk:
         self.folder = folder
         self.reports: list[str] = []
         self.changes = 0
-        self.supervisor = Supervisor(self.reports.append, self._changed)
+        self.dead: list[int] = []
+        self.supervisor = Supervisor(
+            self.reports.append, self._changed, lambda child: self.dead.append(child.pid)
+        )
+        self.lock = (folder / "lock").open("w")
 
     def start(self, code: str, role: str = "worker") -> Child:
         name = f"{role}-{len(self.supervisor.children)}"
-        child = Child(role, name, [sys.executable, "-c", code], self.folder / f"{name}.log")
-        self.supervisor.start(child)
-        return child
+        self.supervisor.start(self.child(role, name, [sys.executable, "-c", code]))
+        return self.supervisor.children[-1]
+
+    def child(self, role: str, name: str, command: list[str]) -> Child:
+        log = self.folder / f"{name}.log"
+        return Child(role, name, command, log, inherited=self.lock.fileno())
 
     def check_until(self, condition) -> None:
         def probe():
@@ -54,6 +62,7 @@ def desk(tmp_path: Path):
     yield desk
     for child in desk.supervisor.children:
         child.kill()
+    desk.lock.close()
 
 
 def pid_of(child: Child) -> int:
@@ -76,6 +85,7 @@ def test_a_killed_child_is_started_again_and_reported(desk: Desk) -> None:
     desk.check_until(lambda: child.running)
     assert pid_of(child) != first
     assert child.restarts == 1
+    assert desk.dead == [first]
     assert len(desk.reports) == 1
     assert "worker-0 died (signal 9); starting it again in 0.5 s" in desk.reports[0]
     assert desk.changes == 3  # started, died, started
@@ -88,6 +98,19 @@ def test_the_pause_before_a_restart_grows(desk: Desk) -> None:
         os.kill(pid_of(child), signal.SIGKILL)
         desk.check_until(lambda: child.restarts > restarts)  # noqa: B023
     assert ["0.5 s" in desk.reports[0], "1 s" in desk.reports[1]] == [True, True]
+
+
+def test_a_child_that_has_worked_is_started_again_in_the_same_breath(
+    desk: Desk, monkeypatch
+) -> None:
+    monkeypatch.setattr("cli.backoff.HEALTHY", 0)
+    child = desk.start(SLEEP)
+    os.kill(pid_of(child), signal.SIGKILL)
+    until(lambda: not child.running, what="its death")
+    desk.supervisor.check()
+    assert child.running
+    assert child.restarts == 1
+    assert "died (signal 9); starting it again at once" in desk.reports[0]
 
 
 def test_exit_code_78_is_fatal_at_once_and_gives_the_last_line(desk: Desk) -> None:
@@ -105,10 +128,9 @@ def test_a_child_that_never_starts_is_given_up(desk: Desk, monkeypatch) -> None:
     assert child.restarts == 4
 
 
-def test_a_program_that_is_not_there_is_a_clear_error(desk: Desk, tmp_path: Path) -> None:
-    child = Child("worker", "w", ["/no/such/program"], tmp_path / "w.log")
+def test_a_program_that_is_not_there_is_a_clear_error(desk: Desk) -> None:
     with pytest.raises(StackError, match="w can't be started"):
-        desk.supervisor.start(child)
+        desk.supervisor.start(desk.child("worker", "w", ["/no/such/program"]))
 
 
 def test_children_do_not_share_the_terminals_process_group(desk: Desk) -> None:
@@ -130,7 +152,7 @@ def test_wait_ends_as_soon_as_all_have_ended(desk: Desk) -> None:
     child = desk.start(SLEEP)
     child.terminate()
     began = time.monotonic()
-    supervisor.wait([child], seconds=30, hurry=lambda: False)
+    stopping.wait([child], seconds=30, hurry=lambda: False)
     assert not child.running
     assert time.monotonic() - began < 5
 
@@ -139,7 +161,7 @@ def test_a_child_that_will_not_stop_is_waited_for_and_then_killed(desk: Desk) ->
     child = desk.start(STUBBORN)
     says(child, "up")
     child.terminate()
-    supervisor.wait([child], seconds=0.2, hurry=lambda: False)
+    stopping.wait([child], seconds=0.2, hurry=lambda: False)
     assert child.running
     child.kill()
     assert not child.running
@@ -151,7 +173,7 @@ def test_a_hurry_ends_the_wait(desk: Desk) -> None:
     says(child, "up")
     child.terminate()
     began = time.monotonic()
-    supervisor.wait([child], seconds=30, hurry=lambda: True)
+    stopping.wait([child], seconds=30, hurry=lambda: True)
     assert child.running
     assert time.monotonic() - began < 5
 
@@ -166,6 +188,26 @@ def test_kill_takes_what_the_child_has_started(desk: Desk) -> None:
     grandchild = int(child.log.read_text())
     child.kill()
     until(lambda: not _alive(grandchild), what="the grandchild's end")
+
+
+def test_a_child_inherits_the_lock(desk: Desk) -> None:
+    fcntl.flock(desk.lock, fcntl.LOCK_EX)
+    child = desk.start(SLEEP)
+    desk.lock.close()  # as the kernel does it for a supervisor that dies
+    with Path(desk.lock.name).open("w") as other:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        child.kill()
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_childs_input_ends_with_the_supervisor_and_not_with_another_child(desk: Desk) -> None:
+    child = desk.start("import sys; print('up', flush=True); sys.stdin.read(); print('alone')")
+    desk.start(SLEEP)  # must not hold the other end
+    says(child, "up")
+    assert child.running
+    child._close_input()  # as the kernel does it for a supervisor that dies
+    says(child, "alone")
 
 
 def test_stop_signals_interrupt_at_first_and_only_count_later() -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -99,19 +99,23 @@ class Stack:
         self.supervisor.send_signal(number)
         return self.supervisor.wait(timeout=seconds)
 
+    def all_processes(self) -> list[psutil.Process]:
+        """As `processes`, also without a supervisor: all that were started on this data folder."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):  # gone, or not to be looked into
+                if process.environ().get(PREFIX + "DATA_DIR") == str(self.data):
+                    found.append(process)
+        return found
+
     def kill(self) -> None:
         """Leave nothing behind, whatever the test did."""
         if self.process is not None:
-            try:
-                remaining = self.processes()
-            except psutil.NoSuchProcess:
-                remaining = []
-            for process in remaining:
-                try:
-                    process.kill()
-                except psutil.NoSuchProcess:
-                    continue
+            self.process.kill()
             self.process.wait(timeout=10)
+        for process in self.all_processes():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
     def logs(self) -> str:
         """Everything that any of the processes said, for a failing test."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.supervisor import FATAL
+from cli.exit_codes import BAD_CONFIGURATION
 from shared.errors import ModelUnavailableError
 from tests.support.commands import minivault
 
@@ -72,7 +72,7 @@ def test_a_worker_whose_model_is_unusable_is_not_worth_a_restart(run, monkeypatc
         raise ModelUnavailableError("The model is damaged.")
 
     monkeypatch.setattr("worker.main.run", fail)
-    assert run("worker") == FATAL
+    assert run("worker") == BAD_CONFIGURATION
     assert capsys.readouterr().err == "The model is damaged.\n"
 
 

@@ -18,7 +18,7 @@ STREAM = (
 EVENTS = [
     ServerEvent("queued", '{"id": "job-1"}', "1"),
     ServerEvent("token", '{"text": "é\u2028☃"}', "2"),
-    ServerEvent("message", "two\nlines", "2"),
+    ServerEvent("message", "two\nlines", None),
 ]
 
 

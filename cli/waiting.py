@@ -1,0 +1,43 @@
+"""What a person sees of a job that waits for its turn."""
+
+from __future__ import annotations
+
+from rich.status import Status
+
+from cli import console
+from cli.following import StreamEvent
+
+
+class WaitingLine:
+    """A line on standard error that goes when the answer comes. Only for a terminal."""
+
+    def __init__(self) -> None:
+        self._console = console.stderr()
+        self._line: Status | None = None
+
+    def show(self, event: StreamEvent) -> None:
+        """Say what the event means for the wait."""
+        text = _describe(event)
+        if text is None or not self._console.is_terminal:
+            self.clear()
+        elif self._line is None:
+            self._line = self._console.status(text)
+            self._line.start()
+        else:
+            self._line.update(text)
+
+    def clear(self) -> None:
+        if self._line is not None:
+            self._line.stop()
+            self._line = None
+
+
+def _describe(event: StreamEvent) -> str | None:
+    """None: the wait is over."""
+    if event.name == "loading":
+        return f"Loading {event.data['model']}"
+    if event.name != "queued" or not event.data["position"]:
+        return None
+    text = f"{event.data['position']} in front"
+    estimate = event.data.get("estimate")
+    return text if estimate is None else f"{text}, about {max(1, round(estimate))} s"
