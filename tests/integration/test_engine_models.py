@@ -2,17 +2,23 @@
 
 On the real model and on tiny random ones whose attention differs: grouped heads, learned
 positions, sliding windows, capped scores. Alone and in batches that requests join and leave.
+And logits are the same bits alone, in any company and after a resumption.
 """
 
 import random
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.support.engines import greedy, reference, request, run, sampled, slot_engine
 from tests.support.models import NoText, tiny_gemma2, tiny_gemma3, tiny_gpt2, tiny_llama
+from worker.engine import transformers
+from worker.engine.activation import in_strips
+from worker.engine.sampler import sample
 from worker.models import PlainDecoder
 
 PROMPTS = [
@@ -165,6 +171,101 @@ def test_resuming_at_any_token_changes_nothing(kind: str) -> None:
             )["rest"]
             assert whole.ids[:cut] + rest.ids == whole.ids
             assert "".join(whole.pieces[:cut]) + rest.text == whole.text
+
+
+Bits = defaultdict[tuple[str, int], list[int]]
+"""Hashes of the logits behind each token of each request, one for each time it was drawn."""
+
+
+@pytest.fixture
+def bits(monkeypatch: pytest.MonkeyPatch) -> Bits:
+    seen: Bits = defaultdict(list)
+
+    def recording(logits: Any, sequences: Sequence[Any]) -> list[int]:
+        for row, sequence in zip(logits, sequences, strict=True):
+            seen[sequence.id, sequence.generated].append(hash(row.numpy().tobytes()))
+        return sample(logits, sequences)
+
+    monkeypatch.setattr(transformers, "sample", recording)
+    return seen
+
+
+def exercise(engine: Any, prompts: dict[str, Sequence[int]], tokens: int) -> None:
+    """Run each prompt alone, in company that comes and goes, and resumed at every token."""
+    alone = {
+        name: run(engine, [request(name, ids, greedy(tokens))])[name].ids
+        for name, ids in prompts.items()
+    }
+    for join_every in (0, 1, 3):
+        # Lengths differ, so that the rows left behind are moved and odd numbers of them run.
+        company = [
+            request(name, ids, greedy(tokens - i % 3))
+            for i, (name, ids) in enumerate(prompts.items())
+        ]
+        run(engine, company, join_every=join_every)
+    for cut in range(1, tokens):
+        resumed = [
+            request(name, ids, greedy(cut + 1), generated_ids=tuple(alone[name][:cut]))
+            for name, ids in prompts.items()
+        ]
+        run(engine, resumed)
+        run(engine, resumed[cut % 2 :: 2], join_every=1)
+
+
+def differing(bits: Bits, tokens: int) -> list[tuple[str, int]]:
+    """Where the logits were not the same bits each time; none was met only once."""
+    assert {position for _, position in bits} == set(range(tokens))
+    assert min(len(times) for times in bits.values()) > 1
+    return [where for where, times in bits.items() if len(set(times)) > 1]
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_logits_are_the_same_bits_in_any_company(kind: str, bits: Bits) -> None:
+    engine = slot_engine(TINY[kind](), NoText(), slots=7, prefill_chunk=19, eos_ids=[])
+    dice = random.Random(5)
+    # The last ones are read with more keys than MKL sums at once.
+    lengths = [*range(1, 9), 15, 16, 17, 18, 33, 63, 193, 207, 222, 240]
+    prompts = {str(n): [dice.randrange(3, 256) for _ in range(n)] for n in lengths}
+    exercise(engine, prompts, tokens=5)
+    assert not differing(bits, tokens=5)
+
+
+def test_logits_are_the_same_bits_in_a_long_context(bits: Bits) -> None:
+    model = tiny_llama(max_position_embeddings=1200)
+    engine = slot_engine(model, NoText(), context=1200, prefill_chunk=101, eos_ids=[])
+    dice = random.Random(6)
+    lengths = (3, 250, 383, 500, 510, 513, 527, 730, 1037)
+    prompts = {str(n): [dice.randrange(3, 256) for _ in range(n)] for n in lengths}
+    exercise(engine, prompts, tokens=4)
+    assert not differing(bits, tokens=4)
+
+
+def test_logits_of_the_real_model_are_the_same_bits(
+    engine: Any, encoded: list[list[int]], bits: Bits
+) -> None:
+    prompts = {str(i): encoded[i] for i in (0, 1, 6, 12)}
+    exercise(engine, prompts, tokens=3)
+    assert not differing(bits, tokens=3)
+
+
+@pytest.fixture
+def three_threads() -> Iterator[None]:
+    """A number by which rows can't be shared out evenly."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("kind", [torch.nn.SiLU, torch.nn.GELU])
+@pytest.mark.usefixtures("three_threads")
+def test_activations_round_alike_on_any_number_of_threads(kind: type[torch.nn.Module]) -> None:
+    model = torch.nn.Sequential(kind())
+    in_strips(model)
+    torch.manual_seed(0)
+    states = 3 * torch.randn(1, 100, 4864)
+    few = torch.cat([model(part) for part in states.split(4, dim=1)], dim=1)
+    assert torch.equal(model(states), few)
 
 
 def test_a_full_context_ends_with_length() -> None:

@@ -1,12 +1,19 @@
 """The event log against a real server."""
 
+from collections.abc import AsyncIterator
+
 import pytest
 from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
 
-from shared.events import Done, FinishReason, Timings, Token, Usage
-from shared.log import EventLog
-
-JOB = "job-test"
+from shared import log, names
+from shared.errors import DecodeError, JobNotFoundError
+from shared.events import AnyEvent, Done, FinishReason, Queued, Started, Timings, Token, Usage
+from shared.ledger import Claim, Ledger
+from shared.log import Append, EventLog
+from shared.redis import connect_async
+from shared.settings import Settings
+from tests.support.jobs import MODEL, Submitter, append, generation, ledger, log_of
 
 
 def token(seq: int, text: str = "hi") -> Token:
@@ -23,69 +30,123 @@ def done(seq: int) -> Done:
 
 
 @pytest.fixture
-def log(redis: Redis) -> EventLog:
-    return EventLog(redis, writer="first")
+def claimed(settings: Settings, redis: Redis) -> Claim:
+    """A job that was taken; `queued` is in its log."""
+    Submitter(settings).submit(generation())
+    claim = ledger(redis).take()
+    assert claim is not None
+    return claim
 
 
 @pytest.fixture
-def other(redis: Redis) -> EventLog:
-    return EventLog(redis, writer="second")
+async def asynchronous(settings: Settings) -> AsyncIterator[AsyncRedis]:
+    async with connect_async(settings, "test") as client:
+        yield client
 
 
-def test_only_the_next_number_is_accepted(log: EventLog) -> None:
-    assert log.append(JOB, token(1))
-    assert not log.append(JOB, token(3))
-    assert log.append(JOB, token(2))
-    assert [event.seq for event in log.read(JOB)] == [1, 2]
-
-
-def test_another_writer_of_the_same_number_is_fenced_off(log: EventLog, other: EventLog) -> None:
-    assert log.append(JOB, token(1))
-    assert not other.append(JOB, token(1))
-
-
-def test_a_repeated_append_is_accepted_and_stored_once(log: EventLog) -> None:
-    assert log.append(JOB, token(1))
-    assert log.append(JOB, token(1))
-    assert log.read(JOB) == [token(1)]
-
-
-def test_nothing_follows_the_end(log: EventLog, other: EventLog) -> None:
-    assert log.append(JOB, done(1))
-    assert log.append(JOB, done(1))
-    assert not log.append(JOB, token(2))
-    assert not other.append(JOB, token(2))
-
-
-def test_an_expired_log_can_not_be_continued(log: EventLog, redis: Redis) -> None:
-    log.append(JOB, token(1))
-    redis.flushall()
-    assert not log.append(JOB, token(2))
-
-
-def test_a_batch_reports_each_append(log: EventLog, other: EventLog) -> None:
-    other.append("job-b", token(1))
-    assert log.append_all([("job-a", token(1)), ("job-b", token(1)), ("job-a", token(2))]) == [
+def test_only_the_next_number_is_accepted(claimed: Claim, redis: Redis) -> None:
+    assert append(redis, claimed, token(2), token(4), token(3), token(1)) == [
         True,
         False,
         True,
+        False,
     ]
+    assert [event.seq for event in log_of(redis, claimed.job_id)] == [1, 2, 3]
 
 
-def test_what_is_accepted_is_announced(log: EventLog, redis: Redis) -> None:
+def test_only_the_owner_appends(claimed: Claim, redis: Redis) -> None:
+    assert append(redis, claimed, token(2)) == [True]
+    for owner in ("other/1", "test/2", "", "test"):
+        assert append(redis, claimed._replace(owner=owner), token(2), token(3)) == [False, False]
+    redis.hdel(names.CLAIMS, claimed.job_id)
+    assert append(redis, claimed, token(2), token(3)) == [False, False]
+    assert len(log_of(redis, claimed.job_id)) == 2
+
+
+def test_a_new_claim_makes_the_old_one_worthless(claimed: Claim, redis: Redis) -> None:
+    assert append(redis, claimed, token(2)) == [True]
+    new = ledger(redis, "other").seize(claimed.job_id, MODEL, expected=claimed.owner)
+    assert new is not None
+    assert append(redis, claimed, token(2), token(3)) == [False, False]
+    assert append(redis, new, token(2)) == [False]  # another's event is not taken for its own
+    assert append(redis, new, token(3)) == [True]
+
+
+def test_a_repeated_append_is_accepted_and_stored_once(claimed: Claim, redis: Redis) -> None:
+    batch = [token(2), token(3), done(4)]
+    assert append(redis, claimed, *batch) == [True] * 3
+    assert append(redis, claimed, *batch) == [True] * 3
+    assert log_of(redis, claimed.job_id)[1:] == batch
+    assert append(redis, claimed, token(3, "different")) == [False]
+
+
+def test_nothing_follows_the_end(claimed: Claim, redis: Redis) -> None:
+    assert append(redis, claimed, done(2), token(3), done(3)) == [True, False, False]
+
+
+def test_an_expired_log_can_not_be_continued(claimed: Claim, redis: Redis) -> None:
+    assert append(redis, claimed, token(2)) == [True]
+    redis.delete(names.events(claimed.job_id))
+    assert append(redis, claimed, token(3)) == [False]
+
+
+def test_a_batch_reports_each_append(settings: Settings, redis: Redis) -> None:
+    Submitter(settings).submit(generation(), generation())
+    book: Ledger = ledger(redis)
+    mine, other = book.take(), book.take()
+    assert mine is not None
+    assert other is not None
+    batch: list[tuple[Claim, AnyEvent]] = [
+        (mine, token(2)),
+        (other._replace(owner=mine.owner), token(2)),
+        (other, token(2)),
+        (mine, token(3)),
+    ]
+    replies = EventLog(redis).append_all(
+        [Append(claim.job_id, claim.owner, event) for claim, event in batch]
+    )
+    assert replies == [True, False, True, True]
+
+
+def test_what_is_accepted_is_announced_and_nothing_else(claimed: Claim, redis: Redis) -> None:
     with redis.pubsub() as pubsub:
-        pubsub.subscribe(f"minivault:live:{JOB}")
+        pubsub.subscribe(names.channel(claimed.job_id))
         assert pubsub.get_message(timeout=5)["type"] == "subscribe"
-        log.append(JOB, token(1))
-        log.append(JOB, token(5))
-        log.append(JOB, token(2))
+        append(redis, claimed, token(2), token(5), token(2), token(3))
         heard = [pubsub.get_message(timeout=5)["data"] for _ in range(2)]
-        assert [b'"seq":1' in heard[0], b'"seq":2' in heard[1]] == [True, True]
+        assert [b'"seq":2' in heard[0], b'"seq":3' in heard[1]] == [True, True]
         assert pubsub.get_message(timeout=0.1) is None
 
 
-def test_read_begins_after_a_number(log: EventLog) -> None:
-    for seq in range(1, 5):
-        log.append(JOB, token(seq))
-    assert [event.seq for event in log.read(JOB, after=2)] == [3, 4]
-    assert log.read(JOB, after=4) == []
+def test_a_job_is_its_log(settings: Settings, redis: Redis) -> None:
+    request = generation("caf\u00e9 \U0001f642", priority=3, client="10.0.0.9", background=True)
+    Submitter(settings).submit(request)
+    claim = ledger(redis).take()
+    assert claim is not None
+    started = Started(seq=2, prompt_tokens=1)
+    append(redis, claim, started, token(3, "\U0001f642"))
+    queued = Queued(seq=1, id=request.id, model=MODEL, position=0)
+    assert EventLog(redis).read_job(request.id) == (
+        request,
+        [queued, started, token(3, "\U0001f642")],
+    )
+
+
+def test_a_log_that_is_none_is_told(redis: Redis) -> None:
+    with pytest.raises(JobNotFoundError):
+        EventLog(redis).read_job("job-none")
+    redis.xadd(names.events("job-old"), {"event": '{"type":"queued"}', "request": "{}"})
+    with pytest.raises(DecodeError):
+        EventLog(redis).read_job("job-old")
+
+
+async def test_a_reader_begins_after_a_number(
+    claimed: Claim, redis: Redis, asynchronous: AsyncRedis
+) -> None:
+    append(redis, claimed, token(2), token(3), token(4))
+    job_id = claimed.job_id
+    assert [event.seq for event in await log.read(asynchronous, job_id, after=2)] == [3, 4]
+    assert [event.seq for event in await log.read(asynchronous, job_id)] == [1, 2, 3, 4]
+    assert await log.read(asynchronous, job_id, after=4) == []
+    assert await log.exists(asynchronous, job_id)
+    assert not await log.exists(asynchronous, "job-none")

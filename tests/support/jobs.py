@@ -15,6 +15,8 @@ from shared.queue import Idempotency, JobQueue, Limits, Submission
 from shared.redis import connect, connect_async
 from shared.settings import Settings
 from tests.support.poll import until
+from worker.engine.base import EngineRequest
+from worker.engine.fake import CodePoints, FakeEngine
 
 MODEL: Final = "smollm2-135m"
 
@@ -119,3 +121,20 @@ def ended(redis: Redis, job_id: str, seconds: float = 20) -> list[AnyEvent]:
 
 def text(log: list[AnyEvent]) -> str:
     return "".join(events.text_of(event) for event in log)
+
+
+def undisturbed(request: GenerationRequest) -> str:
+    """What the fake engine says to a request if nothing comes in between."""
+    engine = FakeEngine()
+    ids = CodePoints().encode(request.prompt)
+    engine.add(EngineRequest(id="alone", prompt_ids=ids, params=request.params))
+    said = ""
+    while engine.has_work:
+        said += "".join(output.text for output in engine.step())
+    return request.prompt * request.echo + said
+
+
+def sampled(prompt: str, *, length: int, seed: int, **more: Any) -> GenerationRequest:
+    """A request that the fake engine answers with letters drawn from its seed."""
+    params = SamplingParams(max_tokens=length, temperature=1, seed=seed)
+    return generation(prompt, params=params, **more)

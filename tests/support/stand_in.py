@@ -14,6 +14,8 @@ class Reply:
     body: bytes = b""
     cut: bool = False
     """Break the connection off behind the body instead of ending it."""
+    lost: bool = False
+    """Break the connection off instead of answering."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,8 @@ class Seen:
 
 
 @contextmanager
-def serving(answer: Callable[[Seen], Reply]) -> Iterator[str]:
-    """Serve what `answer` says; yields the base URL."""
+def serving(answer: Callable[[Seen], Reply], port: int = 0) -> Iterator[str]:
+    """Serve what `answer` says, on a free port if none is given; yields the base URL."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -36,6 +38,9 @@ def serving(answer: Callable[[Seen], Reply]) -> Iterator[str]:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             headers = {name.lower(): value for name, value in self.headers.items()}
             reply = answer(Seen(self.command, self.path, headers, body))
+            if reply.lost:
+                self.close_connection = True
+                return
             self.send_response(reply.status)
             for name, value in reply.headers.items():
                 self.send_header(name, value)
@@ -47,12 +52,12 @@ def serving(answer: Callable[[Seen], Reply]) -> Iterator[str]:
                 self.wfile.write(reply.body)
             self.close_connection = reply.cut
 
-        do_GET = do_HEAD = do_POST = _reply  # noqa: N815 - the library's names
+        do_DELETE = do_GET = do_HEAD = do_POST = _reply  # noqa: N815 - the library's names
 
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Final
 
 from redis import Redis
 
@@ -25,13 +27,25 @@ from shared.settings import PREFIX, Settings, load_settings
 from shared.store import Store
 from tests.support import traps
 from tests.support.poll import until
+from worker import finisher, heartbeat, intake, sweep
 from worker.engine.fake import CodePoints
 from worker.models import LoadedModel
+from worker.nursery import new_worker_name
 from worker.service import WorkerService
 
 STEP_SECONDS = "FAKE_STEP_SECONDS"
 LOAD_SECONDS = "FAKE_LOAD_SECONDS"
+HURRIED = "FAKE_HURRY"
 BROKEN_MODEL = "broken"
+
+
+_HURRIED: Final[dict[ModuleType, dict[str, float]]] = {
+    intake: {"HEARTBEAT_TTL": 4},
+    heartbeat: {"HEARTBEAT_TTL": 4, "INTERVAL": 0.5},
+    sweep: {"INTERVAL": 1, "_STEADY_SECONDS": 1.5, "_LOST_SECONDS": 1.0, "_CHORES_EVERY": 2},
+    finisher: {"_STORE_PAUSE": 1.0},
+}
+"""Clocks of a worker whose tests can't wait: everything in proportion, a third of the time."""
 
 
 class CodePointPrompts:
@@ -60,10 +74,9 @@ class WorkerProcess:
 class Crew:
     """Workers of one data folder, as a supervisor has them."""
 
-    def __init__(self, settings: Settings, step_seconds: float, load_seconds: float) -> None:
+    def __init__(self, settings: Settings, variables: dict[str, str]) -> None:
         self._settings = settings
-        self._step_seconds = step_seconds
-        self._load_seconds = load_seconds
+        self._variables = variables
         self._client = connect(settings, "test")
         self._processes: list[subprocess.Popen[bytes]] = []
         self._log = settings.logs_dir / "workers.log"
@@ -72,9 +85,8 @@ class Crew:
         """Some more workers; returns when they are ready."""
         variables = {
             **os.environ,
+            **self._variables,
             **environment,
-            STEP_SECONDS: str(self._step_seconds),
-            LOAD_SECONDS: str(self._load_seconds),
             PREFIX + "DATA_DIR": str(self._settings.data_dir),
             PREFIX + "MODELS": ",".join(self._settings.models),
             PREFIX + "SLOTS": str(self._settings.slots),
@@ -92,9 +104,13 @@ class Crew:
                 for _ in range(count)
             ]
         self._processes += started
-        what = f"workers (log: {self._log})"
         pids = {process.pid for process in started}
-        until(lambda: pids <= live_pids(self._client), seconds=30, what=what)
+
+        def are_ready() -> bool:
+            assert all(process.poll() is None for process in started), self._log.read_text()
+            return pids <= live_pids(self._client)
+
+        until(are_ready, seconds=30, what="workers")
         found = {info.pid: name for name, info in workers(self._client).items()}
         return [WorkerProcess(found[process.pid], process) for process in started]
 
@@ -118,9 +134,15 @@ class Crew:
 
 @contextmanager
 def crew(
-    settings: Settings, *, step_seconds: float = 0.001, load_seconds: float = 0
+    settings: Settings,
+    *,
+    step_seconds: float = 0.001,
+    load_seconds: float = 0,
+    hurried: bool = False,
 ) -> Iterator[Crew]:
-    made = Crew(settings, step_seconds, load_seconds)
+    """`load_seconds` is for all models but the default one."""
+    variables = {STEP_SECONDS: str(step_seconds), LOAD_SECONDS: str(load_seconds)}
+    made = Crew(settings, {**variables, HURRIED: "1"} if hurried else variables)
     try:
         yield made
     finally:
@@ -149,11 +171,22 @@ def _load(name: str) -> LoadedModel:
     return LoadedModel(name=name, engine=engine, prompts=CodePointPrompts())
 
 
+def _hurry() -> None:
+    for module, values in _HURRIED.items():
+        for name, value in values.items():
+            assert hasattr(module, name)
+            setattr(module, name, value)
+
+
 def main() -> None:
     settings = load_settings()
     configure(settings, "worker")
-    traps.lay_trap()
-    service = WorkerService(settings, connect(settings, "worker"), _load, Store.open(settings))
+    if traps.FILE in os.environ:
+        traps.lay_trap()
+    if HURRIED in os.environ:
+        _hurry()
+    redis, store = connect(settings, "worker"), Store.open(settings)
+    service = WorkerService(settings, redis, _load, store, name=new_worker_name())
     sys.exit(0 if service.run() else 1)
 
 

@@ -1,5 +1,6 @@
 """The loop around the engines, with fakes on both sides of it."""
 
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from shared.errors import ModelUnavailableError, PromptTooLongError
 from shared.events import Event, FinishReason, Loading, Started, Token
 from shared.job import GenerationRequest, SamplingParams
+from shared.ledger import Claim
 from tests.support.poll import until
 from worker.engine.base import Output
 from worker.engine.fake import CodePoints, FakeEngine
@@ -86,7 +88,8 @@ def start(published: Published) -> Iterator[Callable[..., EngineLoop]]:
 def job_run(job_id: str, prompt: str = "hello", *, model: str = "first", length: int = 999) -> Run:
     params = SamplingParams(max_tokens=length, temperature=0, seed=0)
     return Run(
-        GenerationRequest(id=job_id, model=model, prompt=prompt, params=params, created_at=0)
+        Claim(job_id, model, f"worker/{job_id}"),
+        GenerationRequest(id=job_id, model=model, prompt=prompt, params=params, created_at=0),
     )
 
 
@@ -203,17 +206,88 @@ def test_an_engine_that_raised_is_loaded_anew(
     assert published.text("b") == "hello"
 
 
-def test_cancel_drops_a_run_without_an_end(
+def test_a_cancelled_run_ends_as_cancelled_and_a_dropped_one_not_at_all(
     start: Callable[..., EngineLoop], published: Published
 ) -> None:
     loop = start()
-    loop.submit(job_run("a", "x" * 2000))
-    until(lambda: len(published.text("a")) > 3, what="some tokens")
-    loop.cancel("a")
-    loop.submit(job_run("b"))
-    wait_for(published, "b")
-    assert "a" not in published.outcomes
+    cancelled, dropped = job_run("cancelled", "x" * 2000), job_run("dropped", "x" * 2000)
+    loop.submit(cancelled)
+    loop.submit(dropped)
+    until(lambda: len(published.text("dropped")) > 3, what="some tokens")
+    loop.cancel(cancelled)
+    loop.drop(dropped)
+    loop.submit(job_run("after"))
+    wait_for(published, "cancelled", "after")
+    assert published.outcomes["cancelled"] == Outcome(FinishReason.CANCELLED)
+    assert "dropped" not in published.outcomes
     assert loop.stop() == []
+
+
+def test_a_run_is_cancelled_once_and_not_behind_its_end(
+    start: Callable[..., EngineLoop], published: Published
+) -> None:
+    loop = start()
+    twice, ended = job_run("twice", "x" * 2000), job_run("ended")
+    loop.submit(twice)
+    loop.submit(ended)
+    wait_for(published, "ended")
+    for run in (twice, twice, ended):
+        loop.cancel(run)  # `Published` fails a second end
+    loop.submit(job_run("after"))
+    wait_for(published, "twice", "after")
+    assert published.outcomes["ended"] == Outcome(FinishReason.STOP)
+
+
+def test_a_run_that_waits_for_its_model_can_be_cancelled(
+    start: Callable[..., EngineLoop], published: Published
+) -> None:
+    gate = threading.Event()
+
+    def loader(name: str) -> LoadedModel:
+        assert name == "first" or gate.wait(10)
+        return fake_model(name)
+
+    loop = start(loader=loader)
+    run = job_run("waits", model="second")
+    loop.submit(run)
+    until(lambda: published.kinds("waits") == [Loading], what="the start of loading")
+    loop.cancel(run)
+    wait_for(published, "waits")
+    gate.set()
+    loop.submit(job_run("next", model="second"))
+    wait_for(published, "next")
+    assert published.outcomes["waits"] == Outcome(FinishReason.CANCELLED)
+    assert published.text("waits") == ""
+
+
+def test_few_runs_open_at_once(start: Callable[..., EngineLoop], published: Published) -> None:
+    """If the worker dies of one of them, few are suspected; the others wait in line."""
+    gate = threading.Event()
+
+    class HeldEngine(FakeEngine):
+        def step(self) -> list[Output]:
+            return super().step() if gate.wait(0.001) else []
+
+    def loader(name: str) -> LoadedModel:
+        if name != "first":
+            return fake_model(name)
+        return LoadedModel(name=name, engine=HeldEngine(slots=32), prompts=Prompts())
+
+    loop = start(loader=loader)
+    runs = [job_run(f"{number}") for number in range(20)]
+    for run in runs:
+        loop.submit(run)
+    loop.submit(job_run("last", model="missing"))
+    wait_for(published, "last")  # so all others have been admitted
+    assert len(started(published)) == 8
+    gate.set()
+    wait_for(published, *(run.id for run in runs))
+    assert started(published) == [run.id for run in runs]
+    assert all(published.text(run.id) == "hello" for run in runs)
+
+
+def started(published: Published) -> list[str]:
+    return [job_id for job_id, event in published.events if isinstance(event, Started)]
 
 
 def test_stop_returns_what_is_unfinished(

@@ -3,10 +3,12 @@
 import threading
 from collections.abc import Sequence
 
+import pytest
 import redis
 
 from shared.events import AnyEvent, FinishReason, Started, Token
 from shared.job import GenerationRequest, SamplingParams
+from shared.ledger import Claim
 from shared.log import Append
 from tests.support.poll import until
 from worker.publisher import Publisher
@@ -21,14 +23,13 @@ class MemoryLog:
         self.gate = threading.Event()
         self.gate.set()
         self.fenced: set[str] = set()
-        self.failures = 0
+        self.failures: list[redis.exceptions.RedisError] = []
 
     def append_all(self, appends: Sequence[Append]) -> list[bool]:
         assert self.gate.wait(10)
         if self.failures:
-            self.failures -= 1
-            raise redis.exceptions.ConnectionError("gone")
-        return [self._append(job_id, event) for job_id, event in appends]
+            raise self.failures.pop()
+        return [self._append(job_id, event) for job_id, _, event in appends]
 
     def _append(self, job_id: str, event: AnyEvent) -> bool:
         if job_id in self.fenced:
@@ -43,6 +44,10 @@ class Ends:
     def __init__(self) -> None:
         self.ended: list[tuple[str, Outcome]] = []
         self.fenced: list[str] = []
+        self.crashes = 0
+
+    def crash(self) -> None:
+        self.crashes += 1
 
 
 def publisher(log: MemoryLog) -> tuple[Publisher, Ends]:
@@ -51,7 +56,7 @@ def publisher(log: MemoryLog) -> tuple[Publisher, Ends]:
         log,
         on_end=lambda run, outcome: ends.ended.append((run.id, outcome)),
         on_fenced=lambda run: ends.fenced.append(run.id),
-        on_crash=lambda: None,
+        on_crash=ends.crash,
     )
     made.start()
     return made, ends
@@ -59,7 +64,10 @@ def publisher(log: MemoryLog) -> tuple[Publisher, Ends]:
 
 def job_run(job_id: str) -> Run:
     params = SamplingParams(max_tokens=9, temperature=0, seed=0)
-    return Run(GenerationRequest(id=job_id, model="m", prompt="p", params=params, created_at=0))
+    return Run(
+        Claim(job_id, "m", f"worker/{job_id}"),
+        GenerationRequest(id=job_id, model="m", prompt="p", params=params, created_at=0),
+    )
 
 
 def token(token_id: int) -> Token:
@@ -115,11 +123,40 @@ def test_a_fenced_run_is_reported_once_and_never_ends() -> None:
     assert len(log.events["b"]) == 1
 
 
-def test_events_wait_for_redis() -> None:
+@pytest.mark.parametrize(
+    "failure",
+    [
+        redis.exceptions.ConnectionError("gone"),
+        redis.exceptions.TimeoutError("hangs"),
+        redis.exceptions.ResponseError("MISCONF Errors writing to the AOF file"),
+        redis.exceptions.OutOfMemoryError("OOM command not allowed"),
+    ],
+)
+def test_events_wait_for_redis(failure: redis.exceptions.RedisError) -> None:
     log = MemoryLog()
-    log.failures = 2
-    made, _ = publisher(log)
+    log.failures = [failure, failure]
+    made, ends = publisher(log)
     made.publish(job_run("a"), [token(65)])
     until(lambda: "a" in log.events, what="the event")
     made.close()
     assert log.events["a"] == [Token(seq=1, ids=(65,), text="A")]
+    assert ends.crashes == 0
+
+
+def test_what_time_does_not_mend_is_not_waited_for() -> None:
+    log = MemoryLog()
+    log.failures = [redis.exceptions.ResponseError("WRONGTYPE")]
+    made, ends = publisher(log)
+    made.publish(job_run("a"), [token(65)])
+    until(lambda: ends.crashes == 1, what="the end of the thread")
+
+
+def test_a_publisher_that_closes_waits_no_more() -> None:
+    log = MemoryLog()
+    log.failures = [redis.exceptions.ConnectionError("gone")] * 1000
+    made, ends = publisher(log)
+    made.publish(job_run("a"), [token(65)])
+    until(lambda: len(log.failures) < 1000, what="the first attempt")
+    made.close()
+    assert ends.crashes == 1
+    assert log.events == {}

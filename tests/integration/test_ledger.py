@@ -1,0 +1,590 @@
+"""Each step of a job from one state to the next, by the real scripts on a real server."""
+
+import pytest
+from hypothesis import HealthCheck, settings as hypothesis_settings, strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from redis import Redis
+from rq.job import Job, JobStatus
+from rq.serializers import JSONSerializer
+
+from shared import names
+from shared.errors import (
+    IdempotencyConflictError,
+    JobNotFoundError,
+    QueueFullError,
+    TooManyInFlightError,
+)
+from shared.events import Failed, Queued, Timings, Usage
+from shared.failed import put_back
+from shared.job import GenerationRequest
+from shared.ledger import Claim, Ledger, report_death
+from shared.queue import Idempotency, rq_queue, workers
+from shared.settings import Settings
+from tests.support.jobs import MODEL, Submitter, append, generation, ledger, log_of
+
+
+@pytest.fixture
+def queue(settings: Settings) -> Submitter:
+    return Submitter(settings)
+
+
+def prompts(*names_of_jobs: str, **more: object) -> list[GenerationRequest]:
+    return [generation(name, **more) for name in names_of_jobs]
+
+
+def take_all(book: Ledger) -> list[Claim]:
+    claims = []
+    while (claim := book.take()) is not None:
+        claims.append(claim)
+    return claims
+
+
+def taken(redis: Redis, request: GenerationRequest) -> Claim:
+    claim = ledger(redis).take()
+    assert claim is not None
+    assert claim.job_id == request.id
+    return claim
+
+
+def failure(seq: int) -> Failed:
+    return Failed(
+        seq=seq,
+        code="generation_failed",
+        message="it broke",
+        usage=Usage(prompt_tokens=1, completion_tokens=0),
+        timings=Timings(queue=0, prefill=0, decode=0, total=0),
+    )
+
+
+def listed(redis: Redis) -> list[str]:
+    """What RQ's dashboards show of the queue."""
+    return rq_queue(redis, MODEL).job_ids
+
+
+def left(redis: Redis) -> set[str]:
+    """Keys that stay for ever unless somebody strikes them."""
+    return {key.decode() for key in redis.keys("minivault:*") if redis.ttl(key) == -1}
+
+
+# Submission
+
+
+def test_what_is_submitted_waits(queue: Submitter, redis: Redis) -> None:
+    first, second = prompts("first", "second")
+    assert queue.submit(first, second, seconds_per_job=1.5) == [first.id, second.id]
+    assert log_of(redis, first.id) == [
+        Queued(seq=1, id=first.id, model=MODEL, position=0, estimate=0)
+    ]
+    assert log_of(redis, second.id) == [
+        Queued(seq=1, id=second.id, model=MODEL, position=1, estimate=1.5)
+    ]
+    assert listed(redis) == [first.id, second.id]
+    job = Job.fetch(first.id, connection=redis, serializer=JSONSerializer)
+    assert (job.get_status(), job.origin) == (JobStatus.QUEUED, rq_queue(redis, MODEL).name)
+    assert "first" not in str(redis.hgetall(Job.key_for(first.id)))
+
+
+def test_nothing_of_a_refused_job_is_left(queue: Submitter, redis: Redis) -> None:
+    queue.submit(*prompts("a", "b", client="full"))
+    before = sorted(redis.keys("*"))
+    with pytest.raises(QueueFullError, match="2 jobs wait"):
+        queue.submit(generation("c", client="other"), max_queued=2)
+    with pytest.raises(TooManyInFlightError, match="2 of your jobs"):
+        queue.submit(generation("d", client="full"), max_in_flight=2)
+    assert sorted(redis.keys("*")) == before
+    queue.submit(generation("e", client="other"), max_in_flight=2, max_queued=3)
+
+
+def test_running_jobs_are_in_flight_and_ended_ones_are_not(queue: Submitter, redis: Redis) -> None:
+    (request,) = prompts("a", client="me")
+    queue.submit(request)
+    claim = taken(redis, request)
+    with pytest.raises(TooManyInFlightError):
+        queue.submit(generation("b", client="me"), max_in_flight=1)
+    append(redis, claim, failure(2))
+    assert ledger(redis).finish(claim, request, saved=True, log_ttl=60)
+    queue.submit(generation("c", client="me"), max_in_flight=1)
+
+
+def test_a_key_stands_for_one_request(queue: Submitter, redis: Redis) -> None:
+    first, again, other, stranger = (
+        generation(client=client) for client in ("me", "me", "me", "you")
+    )
+    key = Idempotency("key", "fingerprint")
+    assert queue.submit(first, idempotency=key) == [first.id]
+    # Also where nothing more would be accepted.
+    assert queue.submit(again, idempotency=key, max_queued=1, max_in_flight=1) == [first.id]
+    with pytest.raises(IdempotencyConflictError):
+        queue.submit(other, idempotency=Idempotency("key", "another"))
+    assert queue.submit(stranger, idempotency=key) == [stranger.id]
+    assert listed(redis) == [first.id, stranger.id]
+    assert log_of(redis, again.id) == log_of(redis, other.id) == []
+
+
+# Claims
+
+
+def test_a_job_is_taken_once(queue: Submitter, redis: Redis) -> None:
+    (request,) = prompts("a")
+    queue.submit(request)
+    claim = taken(redis, request)
+    assert claim == Claim(request.id, MODEL, "test/1")
+    assert ledger(redis, "other").take() is None
+    assert listed(redis) == []
+    assert ledger(redis).owners() == {request.id: "test/1"}
+    assert ledger(redis).overdue(float("inf")) == []
+
+
+def test_a_claim_is_seized_from_whom_it_was_seen_with(queue: Submitter, redis: Redis) -> None:
+    (request,) = prompts("a")
+    queue.submit(request)
+    first, second = ledger(redis, "first"), ledger(redis, "second")
+    claim = first.take()
+    assert claim is not None
+    for expected in ("", "first/2", "second/1"):
+        assert second.seize(request.id, MODEL, expected=expected) is None
+    seized = second.seize(request.id, MODEL, expected=claim.owner)
+    assert seized is not None
+    assert not first.put_back(claim, request.created_at)
+    assert not first.finish(claim, request, saved=True, log_ttl=60)
+    assert second.owners() == {request.id: seized.owner}
+
+
+def test_one_of_two_sweeps_seizes(queue: Submitter, redis: Redis) -> None:
+    (request,) = prompts("a")
+    queue.submit(request)
+    seized = [ledger(redis, name).seize(request.id, MODEL) for name in ("first", "second")]
+    assert [claim is not None for claim in seized] == [True, False]
+    assert listed(redis) == []
+    assert ledger(redis).overdue(float("inf")) == []
+    assert ledger(redis).take() is None
+
+
+def test_what_is_over_is_not_seized(queue: Submitter, redis: Redis) -> None:
+    (request,) = prompts("a")
+    queue.submit(request)
+    claim = taken(redis, request)
+    append(redis, claim, failure(2))
+    assert ledger(redis).finish(claim, request, saved=True, log_ttl=60)
+    redis.sadd(names.CANCELS, request.id)  # came too late
+    assert ledger(redis).seize(request.id, MODEL) is None
+    assert ledger(redis).to_cancel() == set()
+
+
+def test_what_was_put_back_comes_first_and_the_oldest_before_all(
+    queue: Submitter, redis: Redis
+) -> None:
+    requests = prompts("a", "b", "c", "d")
+    requests = [
+        generation(request.prompt, created_at=1000 + number)
+        for number, request in enumerate(requests)
+    ]
+    queue.submit(*requests)
+    book = ledger(redis)
+    claims = [book.take() for _ in range(3)]
+    for number in (2, 0, 1):
+        claim = claims[number]
+        assert claim is not None
+        assert book.put_back(claim, requests[number].created_at)
+    urgent = generation("urgent", priority=9)
+    queue.submit(urgent)
+    expected = [request.id for request in (*requests[:3], urgent, requests[3])]
+    assert [claim.job_id for claim in take_all(book)] == expected
+    assert listed(redis) == []
+
+
+def test_what_was_put_back_is_not_overdue(queue: Submitter, redis: Redis) -> None:
+    (request,) = prompts("a")
+    queue.submit(request)
+    assert ledger(redis).overdue(float("inf")) == [request.id]
+    assert ledger(redis).put_back(taken(redis, request), request.created_at)
+    assert ledger(redis).overdue(float("inf")) == []
+    assert Job.fetch(request.id, redis, JSONSerializer).get_status() == JobStatus.QUEUED
+
+
+def test_what_was_taken_out_of_rq_by_hand_is_not_run(queue: Submitter, redis: Redis) -> None:
+    out, deleted, kept = prompts("out", "deleted", "kept")
+    queue.submit(out, deleted, kept)
+    rq_queue(redis, MODEL).remove(out.id)
+    Job.fetch(deleted.id, redis, JSONSerializer).delete()
+    assert [claim.job_id for claim in take_all(ledger(redis))] == [kept.id]
+    for request in (out, deleted):
+        assert ledger(redis).seize(request.id, MODEL) is not None
+
+
+# Turns
+
+
+def test_a_newcomer_is_next_whoever_has_a_backlog(queue: Submitter, redis: Redis) -> None:
+    book = ledger(redis)
+    queue.submit(*(generation(client="A") for _ in range(100)))
+    served = [book.take() for _ in range(10)]
+    assert None not in served
+    newcomer = generation(client="B")
+    queue.submit(newcomer)
+    following = [claim.job_id for claim in (book.take(), book.take(), book.take()) if claim]
+    assert newcomer.id in following
+    assert len(take_all(book)) == 101 - 10 - 3
+
+
+def test_two_backlogs_alternate(queue: Submitter, redis: Redis) -> None:
+    requests = [generation(client="A") for _ in range(6)]
+    requests += [generation(client="B") for _ in range(6)]
+    queue.submit(*requests)
+    client_of = {request.id: request.client for request in requests}
+    order = [client_of[claim.job_id] for claim in take_all(ledger(redis))]
+    assert all(set(pair) == {"A", "B"} for pair in zip(order[::2], order[1::2], strict=True))
+
+
+def test_who_was_idle_has_saved_up_nothing(queue: Submitter, redis: Redis) -> None:
+    """Nor does one who was served last wait for more than his turn."""
+    book = ledger(redis)
+    queue.submit(*(generation(client="A") for _ in range(20)))
+    take_all(book)
+    requests = [generation(client="B") for _ in range(4)] + [
+        generation(client="A") for _ in range(4)
+    ]
+    queue.submit(*requests)
+    client_of = {request.id: request.client for request in requests}
+    order = [client_of[claim.job_id] for claim in take_all(book)]
+    assert all(set(pair) == {"A", "B"} for pair in zip(order[::2], order[1::2], strict=True))
+
+
+def test_higher_priorities_come_first_and_are_fair_among_themselves(
+    queue: Submitter, redis: Redis
+) -> None:
+    requests = [
+        generation(client=client, priority=priority)
+        for priority in (0, 9, 5)
+        for client in "AAB"
+    ]
+    queue.submit(*requests)
+    by_id = {request.id: request for request in requests}
+    order = [by_id[claim.job_id] for claim in take_all(ledger(redis))]
+    assert [request.priority for request in order] == [9] * 3 + [5] * 3 + [0] * 3
+    assert all(order[i].client != order[i + 1].client for i in (0, 3, 6))
+
+
+def test_models_take_turns(settings: Settings, redis: Redis) -> None:
+    both = settings.model_copy(update={"models": (MODEL, "distilgpt2")})
+    Submitter(both).submit(
+        *(generation(model=MODEL) for _ in range(3)),
+        *(generation(model="distilgpt2") for _ in range(3)),
+    )
+    claims = take_all(Ledger(redis, "test", both.models))
+    assert [claim.model for claim in claims] == [MODEL, "distilgpt2"] * 3
+
+
+def test_clients_that_have_gone_leave_no_trace(queue: Submitter, redis: Redis) -> None:
+    """Not even where each of a thousand comes once."""
+    book = ledger(redis)
+    for number in range(20):
+        (request,) = prompts("a", client=f"client-{number}")
+        queue.submit(request)
+        claim = book.take()
+        assert claim is not None
+        append(redis, claim, failure(2))
+        assert book.finish(claim, request, saved=True, log_ttl=60)
+    assert left(redis) <= {names.clock(MODEL), names.wake(MODEL), names.PACE}
+    assert redis.hlen(names.clock(MODEL)) == 1
+    assert redis.llen(names.wake(MODEL)) <= 64
+
+
+# The end
+
+
+def test_an_ended_job_leaves_what_expires_and_nothing_else(queue: Submitter, redis: Redis) -> None:
+    (request,) = prompts("a", client="me")
+    queue.submit(request, attended_for=60)
+    assert queue.cancel(request.id)
+    redis.hset(names.STRIKES, request.id, "2@0")
+    redis.delete(names.CALLS)
+    claim = taken(redis, request)
+    append(redis, claim, failure(2))
+    book = ledger(redis)
+    assert book.finish(claim, request, saved=True, log_ttl=60, seconds=2)
+    assert left(redis) <= {
+        names.clock(MODEL),
+        names.turns(MODEL),
+        names.wake(MODEL),
+        names.PACE,
+    }
+    assert 0 < redis.ttl(names.events(request.id)) <= 60
+    assert redis.ttl(names.ended(request.id)) > 24 * 3600
+    assert float(redis.hget(names.PACE, MODEL)) == 2
+    assert book.finish(claim, request, saved=True, log_ttl=60, seconds=2)  # a lost reply
+    assert not queue.cancel(request.id)
+
+
+def test_an_unsaved_job_keeps_its_log_until_it_is_saved(queue: Submitter, redis: Redis) -> None:
+    (request,) = prompts("a", client="me")
+    queue.submit(request)
+    claim = taken(redis, request)
+    append(redis, claim, failure(2))
+    book = ledger(redis)
+    assert book.finish(claim, request, saved=False, log_ttl=60)
+    assert book.unsaved(10) == [request.id]
+    assert redis.ttl(names.events(request.id)) == -1
+    assert not redis.exists(names.ended(request.id), names.in_flight("me"))
+    assert not queue.cancel(request.id)
+    assert not put_back(redis, request.id)  # its row is yet to be written
+    again = book.seize(request.id, MODEL)
+    assert again is not None
+    assert book.finish(again, request, saved=True, log_ttl=60)
+    assert book.unsaved(10) == []
+    assert redis.ttl(names.events(request.id)) > 0
+
+
+def test_the_pace_is_a_moving_average(queue: Submitter, redis: Redis) -> None:
+    requests = prompts("a", "b")
+    queue.submit(*requests)
+    for request, seconds in zip(requests, (10, 20), strict=True):
+        claim = taken(redis, request)
+        append(redis, claim, failure(2))
+        assert ledger(redis).finish(claim, request, saved=True, log_ttl=60, seconds=seconds)
+    assert float(redis.hget(names.PACE, MODEL)) == pytest.approx(11)
+
+
+# Wishes and news
+
+
+def test_a_wish_to_cancel_calls_who_can_grant_it(queue: Submitter, redis: Redis) -> None:
+    waiting, running = prompts("waiting", "running")
+    queue.submit(running)
+    taken(redis, running)
+    queue.submit(waiting)
+    for request in (waiting, waiting, running, running):
+        assert queue.cancel(request.id)
+    assert ledger(redis).to_cancel() == {waiting.id, running.id}
+    assert redis.lrange(names.CALLS, 0, -1) == [waiting.id.encode()]
+    assert redis.lrange(names.calls("test"), 0, -1) == [running.id.encode()]
+    assert 0 < redis.ttl(names.CALLS) <= 60
+    assert 0 < redis.ttl(names.calls("test")) <= 60
+    assert not queue.cancel("job-none")
+
+
+def test_a_death_that_is_told_ends_a_life_at_once(redis: Redis) -> None:
+    redis.set(names.worker_info("gone"), "{}")
+    report_death(redis, "gone")
+    assert not redis.exists(names.worker_info("gone"))
+    assert workers(redis) == {}
+    assert redis.lrange(names.CALLS, 0, -1) == [b"dead:gone"]
+
+
+def test_who_is_unattended_is_given_up_once(queue: Submitter, redis: Redis) -> None:
+    followed, background, left_alone = prompts("followed", "background", "left alone")
+    queue.submit(followed, attended_for=60)
+    queue.submit(background, attended_for=None)
+    queue.submit(left_alone, attended_for=-1)
+    book = ledger(redis)
+    assert book.unattended(left_alone.created_at) == [left_alone.id]
+    book.give_up(left_alone.id)
+    assert book.unattended(left_alone.created_at) == []
+    assert book.to_cancel() == {left_alone.id}
+
+
+def test_a_job_in_no_state_is_a_stray(queue: Submitter, redis: Redis) -> None:
+    lost, waiting, running, unsaved = requests = prompts("lost", "waiting", "running", "unsaved")
+    queue.submit(*requests)
+    book = ledger(redis)
+    for request in (lost, running, unsaved):
+        assert book.seize(request.id, MODEL) is not None
+    redis.hdel(names.CLAIMS, lost.id)
+    redis.hdel(names.CLAIMS, unsaved.id)
+    redis.sadd(names.UNSAVED, unsaved.id)
+    assert book.stray() == [lost.id]
+    assert book.seize(lost.id, MODEL) is not None
+    book.forget(lost.id)
+    assert redis.zscore(names.JOBS, lost.id) is None
+    assert {running.id} == set(book.owners())
+
+
+# Failed jobs
+
+
+def test_a_failed_job_goes_on_behind_its_failure(queue: Submitter, redis: Redis) -> None:
+    (request,) = prompts("a", client="me")
+    queue.submit(request)
+    claim = taken(redis, request)
+    append(redis, claim, failure(2))
+    assert not put_back(redis, request.id)  # is not over yet
+    assert ledger(redis).finish(claim, request, saved=True, log_ttl=60)
+    queue.submit(generation("another"))
+    with redis.pubsub() as pubsub:
+        pubsub.subscribe(names.channel(request.id))
+        assert pubsub.get_message(timeout=5)["type"] == "subscribe"
+        assert put_back(redis, request.id)
+        assert b'"seq":3' in pubsub.get_message(timeout=5)["data"]
+    assert not put_back(redis, request.id)
+    assert log_of(redis, request.id)[2:] == [Queued(seq=3, id=request.id, model=MODEL, position=0)]
+    assert redis.ttl(names.events(request.id)) == redis.ttl(Job.key_for(request.id)) == -1
+    assert not redis.exists(names.ended(request.id))
+    assert redis.scard(names.in_flight("me")) == 1
+    again = taken(redis, request)  # in front of the other
+    assert append(redis, again, failure(4)) == [True]
+
+
+def test_what_has_not_failed_is_not_put_back(queue: Submitter, redis: Redis) -> None:
+    (request,) = prompts("a")
+    queue.submit(request)
+    assert not put_back(redis, request.id)
+    assert not put_back(redis, "job-none")
+    taken(redis, request)
+    assert not put_back(redis, request.id)
+    assert ledger(redis).owners() == {request.id: "test/1"}
+
+
+# All of it together
+
+
+class Life(RuleBasedStateMachine):
+    """Jobs in any order of events; `model` says in which state each ought to be."""
+
+    server: Redis
+    queue: Submitter
+
+    jobs = Bundle("jobs")
+    claims = Bundle("claims")
+    """Held, lost, or of jobs that are over: whoever holds one may try it at any time."""
+
+    @initialize()
+    def empty(self) -> None:
+        self.server.flushall()
+        self.ledgers = [ledger(self.server, name) for name in ("w0", "w1")]
+        self.requests: dict[str, GenerationRequest] = {}
+        self.owners: dict[str, str] = {}
+        self.waiting: set[str] = set()
+        self.unsaved: set[str] = set()
+        self.finished: dict[str, int] = {}
+
+    @rule(target=jobs, client=st.sampled_from("AB"), priority=st.sampled_from([0, 9]))
+    def submit(self, client: str, priority: int) -> str:
+        request = generation(client=client, priority=priority)
+        self.queue.submit(request)
+        self.requests[request.id] = request
+        self.waiting.add(request.id)
+        return request.id
+
+    @rule(target=claims, worker=st.sampled_from([0, 1]))
+    def take(self, worker: int) -> Claim:
+        claim = self.ledgers[worker].take()
+        assert (claim is not None) == bool(self.waiting)
+        if claim is None:
+            return Claim("job-none", MODEL, "nobody/1")
+        self.waiting.remove(claim.job_id)
+        self.owners[claim.job_id] = claim.owner
+        return claim
+
+    @rule(target=claims, job_id=jobs, worker=st.sampled_from([0, 1]), owner_is_known=st.booleans())
+    def seize(self, job_id: str, worker: int, owner_is_known: bool) -> Claim:
+        expected = self.owners.get(job_id, "") if owner_is_known else ""
+        claim = self.ledgers[worker].seize(job_id, MODEL, expected=expected)
+        is_there = self._unfinished(job_id) and expected == self.owners.get(job_id, "")
+        assert (claim is not None) == is_there
+        if claim is None:
+            return Claim(job_id, MODEL, "nobody/1")
+        self.waiting.discard(job_id)
+        self.owners[job_id] = claim.owner
+        return claim
+
+    @rule(claim=claims)
+    def append(self, claim: Claim) -> None:
+        log = log_of(self.server, claim.job_id)
+        event = Queued(seq=len(log) + 1, id=claim.job_id, model=MODEL, position=0)
+        assert append(self.server, claim, event) == [self._holds(claim)]
+
+    @rule(claim=claims)
+    def put_back(self, claim: Claim) -> None:
+        holds = self._holds(claim)
+        if holds and claim.job_id in self.unsaved:
+            return  # nobody puts back what has ended
+        assert self.ledgers[0].put_back(claim, 1) == holds
+        if holds:
+            del self.owners[claim.job_id]
+            self.waiting.add(claim.job_id)
+
+    @rule(claim=claims, saved=st.booleans())
+    def finish(self, claim: Claim, saved: bool) -> None:
+        holds = self._holds(claim)
+        if claim.job_id not in self.requests:
+            return
+        done = self.ledgers[0].finish(
+            claim, self.requests[claim.job_id], saved=saved, log_ttl=60
+        )
+        assert done == (holds or not self._unfinished(claim.job_id))
+        if holds:
+            del self.owners[claim.job_id]
+            self.unsaved.discard(claim.job_id)
+            if saved:
+                self.finished[claim.job_id] = self.finished.get(claim.job_id, 0) + 1
+            else:
+                self.unsaved.add(claim.job_id)
+
+    @rule(job_id=jobs)
+    def cancel(self, job_id: str) -> None:
+        can_end = self._unfinished(job_id) and job_id not in self.unsaved
+        assert self.queue.cancel(job_id) == can_end
+
+    @invariant()
+    def each_job_is_in_one_state(self) -> None:
+        if not hasattr(self, "requests"):
+            return
+        book = self.ledgers[0]
+        unfinished = {job_id for job_id in self.requests if self._unfinished(job_id)}
+        assert members(self.server.zrange(names.JOBS, 0, -1)) == unfinished
+        assert members(self.server.zrange(names.order(MODEL), 0, -1)) == self.waiting
+        assert sorted(listed(self.server)) == sorted(self.waiting)
+        assert book.owners() == self.owners
+        assert members(self.server.smembers(names.UNSAVED)) == self.unsaved
+        assert self.waiting.isdisjoint(self.owners)
+        assert unfinished == self.waiting | set(self.owners) | self.unsaved
+        assert book.stray() == []
+
+    @invariant()
+    def each_is_finished_once(self) -> None:
+        assert set(getattr(self, "finished", {}).values()) <= {1}
+
+    def teardown(self) -> None:
+        """Everything can be brought to its end, and then nothing is left."""
+        book = self.ledgers[0]
+        for job_id in [*self.waiting, *self.owners, *self.unsaved]:
+            claim = book.seize(job_id, MODEL, expected=self.owners.get(job_id, ""))
+            if claim is not None:
+                assert book.finish(claim, self.requests[job_id], saved=True, log_ttl=60)
+        bounded = {names.clock(MODEL), names.turns(MODEL), names.wake(MODEL), names.PACE}
+        assert left(self.server) <= bounded
+
+    def _unfinished(self, job_id: str) -> bool:
+        return job_id in self.requests and job_id not in self.finished
+
+    def _holds(self, claim: Claim) -> bool:
+        return self.owners.get(claim.job_id) == claim.owner
+
+
+def members(found: list[bytes]) -> set[str]:
+    return {member.decode() for member in found}
+
+
+def test_a_job_is_in_one_state_and_finished_once(queue: Submitter, redis: Redis) -> None:
+    class Here(Life):
+        server = redis
+
+    Here.queue = queue
+    run_state_machine_as_test(
+        Here,
+        settings=hypothesis_settings(
+            max_examples=40,
+            stateful_step_count=30,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
