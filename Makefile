@@ -8,7 +8,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c const
 RUN_EXTRAS := api,worker,dashboard
 
 .DEFAULT_GOAL := help
-.PHONY: help up models test test-browser check bench clean
+.PHONY: help up models test test-browser chaos check bench clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -22,11 +22,15 @@ up: $(VENV)/.run ## Install, fetch the model, start everything; Ctrl-C stops it
 models: $(VENV)/.run ## Fetch the models that MINIVAULT_MODELS names
 	@$(BIN)/minivault models pull
 
-test: $(VENV)/.dev ## Run all tests
+test: $(VENV)/.dev ## Run all tests, the last three minutes under faults
 	@$(BIN)/python -m pytest
+	@$(BIN)/python -m tests.chaos --streams 90 --faults 22 --seed 1 --seconds 180
 
 test-browser: $(VENV)/.dev ## Look at the dashboard with a headless Chromium, which it needs
 	@$(BIN)/python -m pytest tests/browser
+
+chaos: $(VENV)/.dev ## 500 streams under 60 faults at random: what is lost? (15 minutes)
+	@$(BIN)/python -m tests.chaos
 
 check: $(VENV)/.dev ## Style, types, import rules, the lock file, the docs
 	@$(BIN)/ruff check .

@@ -96,7 +96,7 @@ class Feed:
             return await self._missed()
         if message.seq == 0:
             return [message] if self.waiting else []
-        if message.seq < self._last:
+        if message.seq <= self._last:
             return []
         self._look_again(message)
         return [message]

@@ -7,7 +7,6 @@ it; what counts is ratios.
 from __future__ import annotations
 
 import argparse
-import socket
 from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import TypeAlias
@@ -34,7 +33,7 @@ def main() -> None:
     for name in settings.models:
         ensure_model(load_catalog(settings)[name], settings, lambda *_: None)
     model = engine.load(settings)
-    with service.running_service(settings, _free_port()) as url:
+    with service.running_service(settings, service.free_port()) as url:
         service.stream_all(url, prompts(2), 8)  # both have computed once before it counts
         engine.stream_all(model, prompts(2), 8)
         rounds: list[Round] = []
@@ -61,11 +60,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="medians over these are reported")
     parser.add_argument("--probes", type=int, default=60, help="pairs for the queue's cost")
     return parser.parse_args()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def _added_by_the_queue(url: str, model: LoadedModel, probes: int) -> tuple[float, float]:

@@ -11,6 +11,7 @@ class Stream:
     """One streamed answer. Times in seconds on one clock."""
 
     started: float
+    job_id: str = ""
     tokens: int = 0
     """As the service or the engine counts them, not as events arrive."""
     arrivals: list[float] = field(default_factory=list)

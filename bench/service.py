@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -28,8 +29,10 @@ _READY_SECONDS: Final = 120
 
 
 @contextmanager
-def running_service(settings: Settings, port: int) -> Iterator[str]:
+def running_service(settings: Settings, port: int, **variables: str) -> Iterator[str]:
     """A whole stack of its own, in a temporary data folder with the settings' models.
+
+    `variables` are further settings, in capitals.
 
     Yields:
         Its URL.
@@ -41,6 +44,7 @@ def running_service(settings: Settings, port: int) -> Iterator[str]:
             PREFIX + "DATA_DIR": folder,
             PREFIX + "PORT": str(port),
             PREFIX + "RATE_LIMIT": "off",
+            **{PREFIX + name: value for name, value in variables.items()},
         }
         command = [sys.executable, "-m", "cli", "up"]
         stack = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
@@ -76,12 +80,13 @@ def stream_all(
             {"prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "raw": raw}
             for prompt in prompts
         ]
-        return await asyncio.gather(*(_stream(url, json.dumps(body).encode()) for body in bodies))
+        return await asyncio.gather(*(stream(url, json.dumps(body).encode()) for body in bodies))
 
     return asyncio.run(together())
 
 
-async def _stream(url: str, body: bytes) -> Stream:
+async def stream(url: str, body: bytes) -> Stream:
+    """One answer to `POST /generate/stream`, read to its end."""
     address = urlsplit(url)
     head = (
         f"POST /generate/stream HTTP/1.1\r\nHost: {address.netloc}\r\n"
@@ -89,18 +94,25 @@ async def _stream(url: str, body: bytes) -> Stream:
         "Connection: close\r\n\r\n"
     )
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
-    stream = Stream(started=time.perf_counter())
+    found = Stream(started=time.perf_counter())
     writer.write(head.encode() + body)
     event = b""
     while line := await reader.readline():
         if line.startswith(b"event:"):
             event = line[6:].strip()
         elif line.startswith(b"data:") and event == b"token":
-            stream.arrivals.append(time.perf_counter())
+            found.arrivals.append(time.perf_counter())
+        elif line.startswith(b"data:") and event == b"queued":
+            found.job_id = json.loads(line[5:])["id"]
         elif line.startswith(b"data:") and event in {b"done", b"error"}:
-            stream.tokens = json.loads(line[5:])["usage"]["completion_tokens"]
+            found.tokens = json.loads(line[5:])["usage"]["completion_tokens"]
             break
     writer.close()
-    if not stream.tokens:
+    if not found.tokens:
         sys.exit(f"{url} did not finish a stream.")
-    return stream
+    return found
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])

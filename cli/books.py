@@ -12,8 +12,8 @@ from rq.job import Job
 from rq.utils import current_timestamp, str_to_date
 
 from shared import events, names
+from shared.claim import worker_of
 from shared.events import Failed
-from shared.ledger import worker_of
 from shared.queue import rq_queue, workers
 
 WAITING: Final = "waiting"
@@ -76,7 +76,6 @@ class Books:
             job_id: model
             for model, registry in zip(models, lists[len(models) :], strict=True)
             for job_id in _texts(registry)
-            if job_id not in self._submitted
         }
 
     def unfinished(self) -> list[JobNote]:

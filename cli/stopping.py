@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
 
-KILL_MARGIN_SECONDS: Final = 2.2
+KILL_MARGIN_SECONDS: Final = 3.5
 """Beyond the grace time a process has for itself, before it is killed."""
 _HEAD_START_SECONDS: Final = 0.5
 _REDIS_STOP_SECONDS: Final = 60.0

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from redis import Redis
 from rq import Queue
 from rq.job import Job
 
 from shared import names, scripts
+from shared.claim import SUSPECTED, Claim
 from shared.job import GenerationRequest
 from shared.queue import rq_queue
 
@@ -28,24 +29,15 @@ ENDED_TTL: Final = 24 * 3600
 """Seconds beyond its log's life that an ended job is remembered by name."""
 DEATH: Final = "dead:"
 """What a call begins with that tells of a worker's death."""
+GUILTY: Final = 3
+"""Deaths in a row at which a job is given up."""
 _FRONT: Final = -(2.0**52)
 """Turns from here on are in front of every turn that a submission gets."""
-
-
-class Claim(NamedTuple):
-    job_id: str
-    model: str
-    owner: str
-    """`<worker>/<number>`: of one attempt, so that a worker can lose a job and take it again."""
 
 
 def front_turn(time: float) -> str:
     """A turn in front of all that submissions get; the earlier the time, the further in front."""
     return f"{_FRONT + time * 1000:.0f}"
-
-
-def worker_of(owner: str) -> str:
-    return owner.partition("/")[0]
 
 
 class Ledger:
@@ -65,7 +57,7 @@ class Ledger:
         for model in list(self._models):
             self._models.append(self._models.pop(0))  # whose turn is last next time
             owner = self._new_owner()
-            job_id = self._take(
+            taken = self._take(
                 keys=[
                     names.JOBS,
                     names.CLAIMS,
@@ -73,12 +65,14 @@ class Ledger:
                     names.clock(model),
                     names.turns(model),
                     names.DEADLINES,
+                    names.STRIKES,
                     rq_queue(self._redis, model).key,
                 ],
                 args=[owner],
             )
-            if job_id is not None:
-                return Claim(job_id.decode(), model, owner)
+            if taken is not None:
+                job_id, strikes = taken
+                return Claim(job_id.decode(), model, owner, strikes)
         return None
 
     def wait(self, seconds: int) -> None:
@@ -158,6 +152,27 @@ class Ledger:
                 ],
             )
         )
+
+    def accuse(self, claim: Claim, tokens: int) -> None:
+        """Note that a suspect is about to be computed: if its worker dies now, that was why."""
+        noted = f"{claim.strikes}@{tokens}@{claim.owner}"
+        self._redis.hset(names.STRIKES, claim.job_id, noted)
+
+    def strike(self, job_id: str, owner: str, tokens: int) -> int:
+        """Count the death of the worker that had a job as `owner`, with so many tokens in its log.
+
+        Returns how often that has happened since it last got any further. Once it is suspected,
+        only deaths count that it was accused of.
+        """
+        noted: bytes | None = self._redis.hget(names.STRIKES, job_id)  # type: ignore[assignment]
+        deaths, before, accused = (noted or b"0@0@").decode().split("@")
+        count = int(deaths)
+        if tokens > int(before):
+            count = 1
+        elif count < SUSPECTED or accused == owner:
+            count += 1
+        self._redis.hset(names.STRIKES, job_id, f"{count}@{tokens}@")
+        return count
 
     def owners(self) -> dict[str, str]:
         """The owner of every claimed job."""

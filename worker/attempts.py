@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 
 from redis.exceptions import RedisError
 
-from shared.ledger import Claim, Ledger
+from shared.claim import Claim
+from shared.ledger import Ledger
 from shared.log import EventLog
 from shared.logging import get_logger
 from worker.books import Books

@@ -121,7 +121,8 @@ class Finisher(SideThread):
             saved=saved,
             # A failed job can be put back for as long as RQ shows it.
             log_ttl=FAILURE_TTL if isinstance(end, Failed) else self._result_ttl,
-            seconds=run.seconds if isinstance(end, Done) else None,
+            # Not of one whose row or end was all that was missing: that says nothing of the pace.
+            seconds=run.seconds if isinstance(end, Done) and run.first_token_at else None,
         )
 
     def _save(self, ends: Sequence[tuple[Run, Done | Failed | Cancelled]]) -> bool:

@@ -26,7 +26,8 @@ from rq.serializers import JSONSerializer
 from rq.worker import BaseWorker
 from rq.worker.base import WorkerStatus
 
-from shared.ledger import Claim, Ledger
+from shared.claim import Claim
+from shared.ledger import Ledger
 from shared.logging import get_logger
 from shared.queue import rq_queue
 from worker.books import EXECUTION_TTL
@@ -79,9 +80,12 @@ class GenerationWorker(BaseWorker):
         self._on_stop = on_stop
         self._free = threading.Semaphore(slots)
         self._claim: Claim | None = None
+        self.stopping_since: float | None = None
+        """When it was first asked to stop, on the monotonic clock."""
 
     def stop(self) -> None:
         """Take no more jobs; `work` returns soon. From any thread or signal handler."""
+        self.stopping_since = self.stopping_since or time.monotonic()
         self._stop_requested = True
 
     @property

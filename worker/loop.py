@@ -58,12 +58,15 @@ class EngineLoop(SideThread):
         loader: Loader,
         publisher: Publisher,
         max_loaded_models: int,
+        accuse: Callable[[Run], None],
         on_crash: Callable[[], None],
     ) -> None:
+        """`accuse` is called before a suspect is touched, and returns when that is written down."""
         super().__init__("engine", on_crash)
         self._loader = loader
         self._publisher = publisher
         self._max_loaded = max_loaded_models
+        self._accuse = accuse
         self._commands: queue.SimpleQueue[_Command] = queue.SimpleQueue()
         self._models: OrderedDict[str, LoadedModel] = OrderedDict()
         """Least recently used first."""
@@ -152,6 +155,8 @@ class EngineLoop(SideThread):
     def _admit(self, run: Run) -> None:
         model = self._models.get(run.request.model)
         if model is None:
+            if run.suspect:  # loading can kill, too
+                self._accuse(run)
             self._publisher.publish(run, [loading(run)])
             self._waiting[run.request.model].append(run)
             self._load_next()
@@ -164,7 +169,7 @@ class EngineLoop(SideThread):
 
     def _open(self) -> None:
         """Start runs that wait in line, while few enough are being started."""
-        while self._line and len(self._opening) < _MAX_OPENING:
+        while self._line and self._may_open(self._line[0]):
             run = self._line.popleft()
             model = self._models.get(run.request.model)
             if model is None:  # unloaded meanwhile
@@ -172,8 +177,16 @@ class EngineLoop(SideThread):
             else:
                 self._enter(model, run)
 
+    def _may_open(self, run: Run) -> bool:
+        """Suspects open alone: if the worker dies, it is clear of which one."""
+        if run.suspect or any(self._runs[key].suspect for key in self._opening):
+            return not self._opening
+        return len(self._opening) < _MAX_OPENING
+
     def _enter(self, model: LoadedModel, run: Run) -> None:
         self._models.move_to_end(model.name)
+        if run.suspect:
+            self._accuse(run)
         try:
             run.encoded(model.prompts.encode(run.request))
             opening = run.opening()

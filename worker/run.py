@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from shared import job
+from shared.claim import SUSPECTED, Claim
 from shared.errors import GenerationError, MiniVaultError
 from shared.events import (
     AnyEvent,
@@ -23,7 +24,6 @@ from shared.events import (
     Usage,
 )
 from shared.job import GenerationRequest
-from shared.ledger import Claim
 from worker.engine.base import EngineRequest
 
 
@@ -75,6 +75,11 @@ class Run:
     def key(self) -> str:
         """Names the attempt: a worker may lose a job and take it again before it has noticed."""
         return self.claim.owner
+
+    @property
+    def suspect(self) -> bool:
+        """Workers died with it, and it may be why."""
+        return self.claim.strikes >= SUSPECTED
 
     def note(self, event: AnyEvent) -> None:
         """The log has accepted `event`."""

@@ -8,8 +8,9 @@ from typing import Final
 from redis import Redis
 from redis.exceptions import RedisError
 
+from shared.claim import Claim
 from shared.errors import DecodeError, JobNotFoundError
-from shared.ledger import Claim, Ledger
+from shared.ledger import Ledger
 from shared.log import EventLog
 from shared.logging import get_logger
 from shared.settings import Settings
@@ -38,7 +39,7 @@ class WorkerService:
         self._settings = settings
         self._crashed = False
         log = EventLog(redis)
-        ledger = Ledger(redis, name, settings.models)
+        ledger = self._ledger = Ledger(redis, name, settings.models)
         self._publisher = Publisher(
             log, on_end=self._on_end, on_fenced=self._on_lost, on_crash=self._on_crash
         )
@@ -46,6 +47,7 @@ class WorkerService:
             loader=loader,
             publisher=self._publisher,
             max_loaded_models=settings.max_loaded_models,
+            accuse=self._accuse,
             on_crash=self._on_crash,
         )
         self._worker = GenerationWorker(
@@ -133,7 +135,9 @@ class WorkerService:
         Each thread is closed before the one it feeds, so that everything generated is in
         the logs before a job goes back to its queue.
         """
-        deadline = time.monotonic() + self._settings.shutdown_grace
+        # Since then, not since RQ's loop has noticed: whoever asked counts from there.
+        since = self._worker.stopping_since or time.monotonic()
+        deadline = since + self._settings.shutdown_grace
         while len(self._attempts) and not self._crashed and time.monotonic() < deadline:
             time.sleep(_POLL)
         self._sweep.stop()
@@ -142,6 +146,12 @@ class WorkerService:
         self._finisher.close()
         self._attempts.hand_back(run for run in unfinished if not run.fenced)
         self._heartbeat.stop()
+
+    def _accuse(self, run: Run) -> None:
+        try:
+            self._ledger.accuse(run.claim, len(run.ids))
+        except RedisError as error:  # then a death does not count, and the next one does
+            get_logger().warning("suspect not noted", job=run.id, reason=str(error))
 
     def _on_end(self, run: Run, outcome: Outcome) -> None:
         self._finisher.finish(run, outcome)

@@ -15,10 +15,11 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from shared import names
+from shared.claim import worker_of
 from shared.errors import WaitedTooLongError
 from shared.events import FinishReason
 from shared.job import now
-from shared.ledger import DEATH, Ledger, worker_of
+from shared.ledger import DEATH, Ledger
 from shared.logging import get_logger
 from worker.attempts import Attempts
 from worker.loop import EngineLoop

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Annotated
 
 import typer
@@ -46,6 +48,11 @@ def worker(*, supervised: Supervised = False) -> None:
     from worker.main import run  # noqa: PLC0415
 
     run(settings)
+    # All is written and closed. To take an interpreter apart that holds torch lasts a second,
+    # in each of the worker's processes, while others wait for their end.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def dashboard() -> None:

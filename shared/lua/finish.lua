@@ -1,6 +1,7 @@
 -- Let go of a job that has ended. With its row written its log may expire; without, the job is
 -- noted as unsaved and its log stays until a sweep has written the row. Returns 1 (also if that
--- was done before and only the reply was lost), or 0 if the job is somebody else's.
+-- was done before and only the reply was lost), or 0 if the job is somebody else's, or its log has
+-- no end: the server came back without what it had not yet written to disk.
 local claims, jobs, unsaved, in_flight, attended, cancels, strikes, log, ended, pace = unpack(KEYS)
 local job, owner, saved, log_ttl, ended_ttl, model, seconds = unpack(ARGV)
 
@@ -8,6 +9,8 @@ local current = redis.call('HGET', claims, job)
 if current ~= owner then
   return (not current and not redis.call('ZSCORE', jobs, job)) and 1 or 0
 end
+local tail = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+if not tail or tail[2][6] ~= '1' then return 0 end
 redis.call('HDEL', claims, job)
 redis.call('SREM', in_flight, job)
 redis.call('ZREM', attended, job)

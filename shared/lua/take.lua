@@ -1,6 +1,6 @@
 -- Take the job whose turn it is. From here on it is `owner`'s, or nobody's who lives: there is no
--- moment at which a job is neither queued nor claimed. Returns its id, or nil.
-local jobs, claims, order, clock, turns, deadlines, rq_list = unpack(KEYS)
+-- moment at which a job is neither queued nor claimed. Returns its id and its strikes, or nil.
+local jobs, claims, order, clock, turns, deadlines, strikes, rq_list = unpack(KEYS)
 local owner = ARGV[1]
 
 for _, job in ipairs(redis.call('ZRANGE', order, 0, 31)) do
@@ -19,7 +19,8 @@ for _, job in ipairs(redis.call('ZRANGE', order, 0, 31)) do
     end
     -- Nobody has a job in front of another's any more; the set would keep clients that came once.
     if redis.call('ZCARD', order) == 0 then redis.call('DEL', turns) end
-    return job
+    local noted = redis.call('HGET', strikes, job)
+    return {job, noted and tonumber(string.match(noted, '^%d+')) or 0}
   end
 end
 return nil

@@ -6,11 +6,9 @@ undisturbed run, every row there once, nothing left behind in Redis.
 
 import argparse
 import asyncio
-import os
 import shlex
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,13 +16,13 @@ from typing import Final
 
 from rich.console import Console
 
-from shared.settings import PREFIX
 from tests.chaos import document, reference
 from tests.chaos.leg import LegResult, LegRun
 from tests.chaos.prompts import Request, requests
 from tests.chaos.record import Record
 from tests.chaos.report import report, total
 from tests.chaos.schedule import plan
+from tests.chaos.start import folder_of_its_own
 from tests.chaos.target import Target, running_target
 from tests.chaos.verdict import Answer
 
@@ -38,9 +36,7 @@ _started = time.monotonic()
 
 def main() -> None:
     arguments = _arguments()
-    for name in [name for name in os.environ if name.startswith(PREFIX)]:
-        del os.environ[name]  # the developer's own settings
-    folder = Path(tempfile.mkdtemp(prefix="mv-chaos-"))  # short: a Unix socket lies in it
+    folder = folder_of_its_own("chaos")
     say(f"everything that runs lies in {folder}")
     results = asyncio.run(_run(arguments, folder))
     counts = total(results)

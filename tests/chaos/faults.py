@@ -45,6 +45,7 @@ class Faults:
             Kind.WORKER_TERM: self._stop_worker,
             Kind.API_KILL: self._kill_api,
             Kind.VALKEY_KILL: self._kill_valkey,
+            Kind.VALKEY_OUTAGE: self._keep_valkey_away,
             Kind.SUPERVISOR_KILL: self._kill_supervisor,
             Kind.REDIS_CUT: self._cut_redis,
             Kind.REDIS_STALL: self._stall_redis,
@@ -96,10 +97,12 @@ class Faults:
 
     async def _kill_valkey(self, strike: Strike, draw: random.Random) -> None:
         await self._kill(strike, "redis")
-        if self._target.outside is not None:
-            self._target.outside.kill()
-            await asyncio.sleep(strike.fault.seconds)
-            self._target.outside.start()
+
+    async def _keep_valkey_away(self, strike: Strike, draw: random.Random) -> None:
+        assert self._target.outside is not None
+        self._target.outside.kill()
+        await asyncio.sleep(strike.fault.seconds)
+        self._target.outside.start()
 
     async def _kill_supervisor(self, strike: Strike, draw: random.Random) -> None:
         async with self._target.starting:

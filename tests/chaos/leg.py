@@ -28,7 +28,7 @@ from tests.chaos.verdict import Answer, Counts, Row, judge
 _STREAMING: Final = 4
 """A fault waits until so many streams have tokens."""
 _STREAMING_SECONDS: Final = 30.0
-_WELL_SECONDS: Final = 90.0
+_WELL_SECONDS: Final = 60.0
 _SETTLE_SECONDS: Final = 90.0
 
 
@@ -100,7 +100,7 @@ class LegRun:
                 crowd.give_up()
                 break
             share = (index + 1) / len(self._leg.faults)
-            crowd.allow(self._at_once + share * crowd.total)
+            crowd.allow(self._at_once + share * (crowd.total - self._at_once))
             self._say(
                 f"fault {index + 1}/{len(self._leg.faults)}: {fault.kind}"
                 f"{' on top' if fault.overlaps else ''}; "

@@ -8,7 +8,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from shared import names
-from shared.ledger import worker_of
+from shared.claim import worker_of
 from shared.queue import workers
 from tests.support.stack import is_alive
 

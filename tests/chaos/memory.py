@@ -10,13 +10,13 @@ import psutil
 from tests.chaos.target import Target
 
 _INTERVAL: Final = 2.0
-_WARM_SECONDS: Final = 10.0
-"""A process has loaded what it needs by then."""
+_WARM_SECONDS: Final = 30.0
+"""A process has loaded what it needs by then, and served."""
 LIMITS_MB: Final = {
     "supervisor": 20,
     "api": 50,
     "redis": 50,
-    "worker": 300,
+    "worker": 500,
     "worker's parent": 20,
 }
 """Growth beyond this fails a run. Redis keeps the logs of an hour; a worker's KV cache is taken

@@ -12,7 +12,6 @@ import shlex
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -24,7 +23,6 @@ from redis import Redis
 from rich.console import Console
 
 from bench.measure import quantile
-from shared.settings import PREFIX
 from tests.chaos import document
 from tests.chaos.by_hand import running_by_hand
 from tests.chaos.clients import Client
@@ -32,6 +30,7 @@ from tests.chaos.living import Living, jobs_of
 from tests.chaos.pauses import pause
 from tests.chaos.prompts import Request
 from tests.chaos.report import table
+from tests.chaos.start import folder_of_its_own
 from tests.chaos.target import Target, running_target, wait_for
 
 _STREAMS: Final = 8
@@ -68,9 +67,7 @@ class Situation:
 
 def main() -> None:
     arguments = _arguments()
-    for name in [name for name in os.environ if name.startswith(PREFIX)]:
-        del os.environ[name]  # the developer's own settings
-    folder = Path(tempfile.mkdtemp(prefix="mv-recovery-"))
+    folder = folder_of_its_own("recovery")
     situations = [
         Situation("`minivault up`, two workers", running_up(2), whole=False, target=2.0),
         Situation("the same, with the worker's parent", running_up(2), whole=True, target=2.0),

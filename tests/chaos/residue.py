@@ -14,13 +14,14 @@ from tests.support.models import REAL
 _JOB: Final = r"job-[0-9a-f]{32}"
 _EXPIRES: Final = re.compile(
     rf"minivault:job:{_JOB}:(events|ended)|minivault:(idempotency:.*|sweep)|rq:(job|results):{_JOB}"
-    rf"|rq:clean_groups|rq:clean_registries:.*"
+    rf"|rq:clean_groups|rq:clean_registries:.*|rq:worker:[^:]+"
 )
 """Fine as long as it goes away by itself."""
 _STAYS: Final = re.compile(
     r"minivault:(pace|clock:.*|turns:.*|wake:.*)|rq:(queues|workers|workers:.*|finished:.*)"
 )
 _WORKER: Final = re.compile(r"(?:rq|minivault):worker:(.+)")
+"""Fine as long as the worker lives."""
 
 
 def residue(redis: Redis) -> list[str]:
@@ -29,8 +30,8 @@ def residue(redis: Redis) -> list[str]:
     found = []
     for key in _decoded(redis.scan_iter(count=1000)):
         worker = _WORKER.fullmatch(key)
-        if worker:
-            tidy = worker[1] in alive
+        if worker and worker[1] in alive:
+            tidy = True
         elif _EXPIRES.fullmatch(key):
             tidy = redis.ttl(key) != -1
         else:

@@ -16,7 +16,8 @@ class Kind(StrEnum):
     WORKER_FREEZE = "worker SIGSTOP 15 s, SIGCONT"
     WORKER_TERM = "worker SIGTERM"
     API_KILL = "API SIGKILL"
-    VALKEY_KILL = "Valkey SIGKILL"
+    VALKEY_KILL = "Valkey SIGKILL, restarted by the supervisor"
+    VALKEY_OUTAGE = "Valkey SIGKILL, back after up to 20 s"
     SUPERVISOR_KILL = "supervisor SIGKILL, new `up`"
     REDIS_CUT = "Redis connections cut"
     REDIS_STALL = "Redis connections stalled"
@@ -35,7 +36,7 @@ class Phase(StrEnum):
 FREEZE_SECONDS: Final = 15.0
 
 _WEIGHTS: Final[dict[Phase, dict[Kind, int]]] = {
-    # The supervisor looks after Valkey here, and there is no place for a proxy.
+    # Here the supervisor looks after Valkey, and there is no place for a proxy.
     Phase.EMBEDDED: {
         Kind.WORKER_KILL: 3,
         Kind.WHOLE_WORKER_KILL: 3,
@@ -49,11 +50,11 @@ _WEIGHTS: Final[dict[Phase, dict[Kind, int]]] = {
         Kind.SLOW_READER: 1,
         Kind.DATABASE_LOCK: 2,
     },
-    # The harness looks after Valkey here, which stays away for longer.
+    # Here the harness looks after Valkey, and can keep it away for longer.
     Phase.EXTERNAL: {
         Kind.REDIS_CUT: 4,
         Kind.REDIS_STALL: 3,
-        Kind.VALKEY_KILL: 2,
+        Kind.VALKEY_OUTAGE: 2,
         Kind.WORKER_KILL: 3,
         Kind.WORKER_FREEZE: 1,
         Kind.WORKER_TERM: 1,
@@ -64,7 +65,7 @@ _WEIGHTS: Final[dict[Phase, dict[Kind, int]]] = {
 }
 _SECONDS: Final[dict[Kind, tuple[float, float]]] = {
     Kind.WORKER_FREEZE: (FREEZE_SECONDS, FREEZE_SECONDS),
-    Kind.VALKEY_KILL: (0.5, 20),
+    Kind.VALKEY_OUTAGE: (0.5, 20),
     Kind.SUPERVISOR_KILL: (0, 3),
     Kind.REDIS_CUT: (0, 20),
     Kind.REDIS_STALL: (1, 20),

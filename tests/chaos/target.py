@@ -124,6 +124,9 @@ class OutsideValkey:
         return self._process.pid if self._process and self._process.poll() is None else 0
 
     def start(self) -> None:
+        """Unless it runs."""
+        if self.pid:
+            return
         self._process = subprocess.Popen(
             valkey_command(self._settings), stdout=self._log, stderr=self._log
         )

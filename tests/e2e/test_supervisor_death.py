@@ -9,6 +9,9 @@ import psutil
 import pytest
 
 from cli.client import Client
+from shared.queue import workers
+from shared.redis import connect
+from shared.settings import load_settings
 from tests.support.poll import until
 from tests.support.stack import Stack, is_alive, running_stack
 
@@ -64,17 +67,17 @@ def test_the_children_end_by_themselves_and_jobs_go_on_after_the_next_start(stac
 def test_a_new_stack_takes_over_what_a_stream_is_still_coming_from(stack: Stack) -> None:
     """The client that follows it sees nothing but a pause."""
     whole = text_of(stack)
-    texts = []
     with Client(stack.url) as client:
-        for event in client.stream(COUNT):
-            texts.append(event.text)
-            if event.name == "token" and len(texts) < 10:
-                if stack.supervisor.poll() is None:
-                    children = kill_supervisor(stack)
-                    stack.start()
-                    stack.wait_ready()
-                assert [process for process in children if is_alive(process)] == []
-    assert "".join(texts) == whole
+        events = client.stream(COUNT)
+        text = ""
+        while not text:
+            text += next(events).text
+        children = kill_supervisor(stack)
+        stack.start()
+        stack.wait_ready()
+        assert [process for process in children if is_alive(process)] == []
+        text += "".join(event.text for event in events)
+    assert text == whole
     assert LOST in stack.output
     found = stack.status()
     assert found["ready"]
@@ -100,7 +103,7 @@ def test_what_can_not_end_by_itself_is_killed_by_the_next_start(stack: Stack) ->
     assert "worker-1 did not stop in time and is killed" in stack.output
     assert [process for process in children if is_alive(process)] == []
     assert stack.stop(signal.SIGTERM) == 0
-    assert stack.all_processes() == []
+    until(lambda: stack.all_processes() == [], what="the end of all")
 
 
 def test_a_job_goes_on_when_the_supervisor_tells_of_its_workers_death(stack: Stack) -> None:
@@ -109,8 +112,12 @@ def test_a_job_goes_on_when_the_supervisor_tells_of_its_workers_death(stack: Sta
         job_id = client.submit(COUNT)["id"]
         wait_for_tokens(stack, job_id)
         worker = psutil.Process(stack.pid("worker"))
-        for process in [worker, *worker.children(recursive=True)]:
-            process.kill()
+        with connect(load_settings(data_dir=stack.data), "test") as redis:
+            (name,) = workers(redis)
+            for process in [worker, *worker.children(recursive=True)]:
+                process.kill()  # the first can't tell of the second's death any more
+            # Its silence would be noticed 8 s from now at the earliest.
+            until(lambda: name not in workers(redis), seconds=6, what="the supervisor's word")
         assert "".join(event.text for event in client.events(job_id)) == whole
     assert "worker-1 died (signal 9); starting it again" in stack.output
     jobs = json.loads(stack.command("jobs", "list", "--json").stdout)

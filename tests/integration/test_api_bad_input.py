@@ -3,6 +3,7 @@
 import json
 import socket
 from collections.abc import Iterator
+from http.client import HTTPResponse
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -228,5 +229,6 @@ def exchange(url: str, request: bytes) -> tuple[int, bytes]:
     address = urlsplit(url)
     with socket.create_connection((address.hostname, address.port), timeout=10) as raw:
         raw.sendall(request)
-        head, _, body = raw.recv(65536).partition(b"\r\n\r\n")
-        return int(head.split()[1]), body
+        response = HTTPResponse(raw)
+        response.begin()
+        return response.status, response.read()

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from redis import Redis
+from redis.client import PubSub
 
 from api import relay as relay_module
 from api.attendance import Attendance
@@ -22,9 +23,10 @@ from api.inbox import Inbox
 from api.pace import Pace
 from api.relay import Admission, Relay
 from shared import events, log, names
+from shared.claim import Claim
 from shared.events import AnyEvent, Done, FinishReason, Token
 from shared.job import GenerationRequest, SamplingParams, new_job_id, now
-from shared.ledger import Claim, Ledger
+from shared.ledger import Ledger
 from shared.log import Append, EventLog
 from shared.queue import JobQueue, Limits
 from shared.redis import connect, connect_async
@@ -59,6 +61,7 @@ class Writer:
         self._claim: Claim | None = None
         self._last = 0
         self._sent: Append | None = None
+        self._accepted = False
 
     @property
     def claim(self) -> Claim | None:
@@ -82,17 +85,20 @@ class Writer:
         )
         return self._append(end)
 
-    def repeat(self) -> bool:
-        """The reply was lost."""
-        return self._sent is not None and self._log.append_all([self._sent]) == [True]
+    def repeat(self, *, is_holder: bool) -> None:
+        """Send the last append again, as if its reply had been lost: the answer is the same."""
+        if self._sent is not None:
+            mine = self._sent.owner == getattr(self._claim, "owner", "")
+            expected = self._accepted and is_holder and mine
+            assert self._log.append_all([self._sent]) == [expected]
 
     def _append(self, event: AnyEvent) -> bool:
         if self._claim is None:
             return False
         self._sent = Append(self._claim.job_id, self._claim.owner, event)
-        (accepted,) = self._log.append_all([self._sent])
-        self._last += accepted
-        return accepted
+        (self._accepted,) = self._log.append_all([self._sent])
+        self._last += self._accepted
+        return self._accepted
 
 
 class Reader:
@@ -129,11 +135,12 @@ class Reader:
 WRITER = st.integers(0, 1)
 STEP = st.one_of(
     st.tuples(st.just("say"), WRITER),
-    st.tuples(st.just("say"), WRITER),
+    st.tuples(st.just("say twice"), WRITER),  # with nothing heard in between
     st.tuples(st.just("repeat"), WRITER),
     st.tuples(st.just("seize"), WRITER),
     st.tuples(st.just("deliver"), st.integers(0, 30)),  # any message: early, late, again
-    st.tuples(st.just("deliver"), st.just(-1)),  # the newest: what usually happens
+    st.tuples(st.just("deliver"), st.integers(-3, -1)),  # one of the newest
+    st.tuples(st.just("deliver"), st.just(-1)),  # what usually happens
     st.tuples(st.just("gap"), st.just(0)),
     st.tuples(st.just("reconnect"), st.just(0)),
     st.tuples(st.just("pass"), st.integers(0, 3)),  # ms
@@ -163,55 +170,88 @@ def test_every_event_is_delivered_once_and_in_order(
 
 
 async def scenario(settings: Settings, steps: list[tuple[str, int]]) -> None:
-    job_id = new_job_id()
     with connect(settings, "test") as redis, redis.pubsub() as pubsub:
-        pubsub.subscribe(names.channel(job_id))
-        assert pubsub.get_message(timeout=5) is not None  # the acknowledgement
         async with connect_async(settings, "test") as client:
             wire = Wire()
             relay = make_relay(settings, client, redis, wire)
+            job_id = new_job_id()
+            pubsub.subscribe(names.channel(job_id))
+            assert pubsub.get_message(timeout=5) is not None  # the acknowledgement
             assert await relay.enqueue(admission(settings, job_id)) == job_id
             reader = Reader(relay, job_id)
-            writers = [Writer(redis, name, settings) for name in ("a", "b")]
-            holder: Claim | None = None
-            published: list[AnyEvent] = []
-
-            def hear() -> None:
-                """Whatever the scripts have published by now."""
-                while len(published) < redis.xlen(names.events(job_id)):
-                    message = pubsub.get_message(timeout=5)
-                    assert message is not None
-                    published.append(events.decode(message["data"]))
-
+            scene = Scene(settings, redis, pubsub, wire=wire, reader=reader, job_id=job_id)
             for kind, number in steps:
-                match kind:
-                    case "say":
-                        said = writers[number].say()
-                        assert said == (holder is not None and writers[number].claim == holder)
-                    case "repeat":
-                        writers[number].repeat()
-                    case "seize":
-                        writers[number].seize(job_id, holder)
-                        holder = writers[number].claim
-                    case "deliver":
-                        hear()
-                        wire.inbox.put(published[number % len(published)])
-                    case "gap":
-                        wire.inbox.mark_gap()
-                    case "reconnect":
-                        await reader.reconnect()
-                    case "pass":
-                        await asyncio.sleep(number / 1000)
-                    case _:
-                        await reader.catch_up(redis.xlen(names.events(job_id)))
-            writers[0].seize(job_id, holder)
-            assert writers[0].end()
-            assert not writers[1].say()
-            await reader.finish()
-            hear()
+                await scene.play(kind, number)
+            scene.seize(0)
+            assert scene.writers[0].end()
+            assert not scene.writers[1].say()
+            await scene.reader.finish()
+            scene.hear()
             in_the_log = await log.read(client, job_id)
-    assert reader.heard == in_the_log == published
-    assert [event.seq for event in reader.heard] == list(range(1, len(in_the_log) + 1))
+    assert scene.reader.heard == in_the_log == scene.published
+    assert [event.seq for event in in_the_log] == list(range(1, len(in_the_log) + 1))
+
+
+class Scene:
+    def __init__(
+        self,
+        settings: Settings,
+        redis: Redis,
+        pubsub: PubSub,
+        *,
+        wire: Wire,
+        reader: Reader,
+        job_id: str,
+    ) -> None:
+        self.writers = [Writer(redis, name, settings) for name in ("a", "b")]
+        self.holder: Claim | None = None
+        self.published: list[AnyEvent] = []
+        self.reader = reader
+        self._redis = redis
+        self._pubsub = pubsub
+        self._wire = wire
+        self._job_id = job_id
+
+    async def play(self, kind: str, number: int) -> None:
+        match kind:
+            case "say" | "say twice":
+                self.say(self.writers[number], times=1 if kind == "say" else 2)
+            case "repeat":
+                self.writers[number].repeat(is_holder=self.holds(self.writers[number]))
+            case "seize":
+                self.seize(number)
+            case "deliver":
+                self.hear()
+                self._wire.inbox.put(self.published[number % len(self.published)])
+            case "gap":
+                self._wire.inbox.mark_gap()
+            case "reconnect":
+                await self.reader.reconnect()
+            case "pass":
+                await asyncio.sleep(number / 1000)
+            case _:
+                await self.reader.catch_up(self.length())
+
+    def holds(self, writer: Writer) -> bool:
+        return writer.claim is not None and writer.claim == self.holder
+
+    def say(self, writer: Writer, times: int) -> None:
+        for _ in range(times):
+            assert writer.say() == self.holds(writer)
+
+    def seize(self, number: int) -> None:
+        self.writers[number].seize(self._job_id, self.holder)
+        self.holder = self.writers[number].claim
+
+    def length(self) -> int:
+        return int(self._redis.xlen(names.events(self._job_id)))
+
+    def hear(self) -> None:
+        """Whatever the scripts have published by now."""
+        while len(self.published) < self.length():
+            message = self._pubsub.get_message(timeout=5)
+            assert message is not None
+            self.published.append(events.decode(message["data"]))
 
 
 def make_relay(settings: Settings, client: object, redis: Redis, wire: Wire) -> Relay:

@@ -1,55 +1,29 @@
 """The API as a process of its own."""
 
-import os
+import json
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from http.client import HTTPResponse
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from redis import Redis
+from starlette.types import Receive, Scope, Send
 
+from api.app import create_app
 from api.main import listen, run
+from api.state import open_state
+from shared import names
 from shared.errors import RedisUnavailableError, StackError
 from shared.settings import Settings
-from tests.support.api import free_port, read_sse
+from tests.support.api import answers, api_process, read_sse
 from tests.support.poll import until
-
-RUN = "from api.main import run; from shared.settings import load_settings; run(load_settings())"
-
-
-@contextmanager
-def api_process(
-    settings: Settings, log: Path, **changes: str
-) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    port = free_port()
-    env = os.environ | {
-        "MINIVAULT_REDIS_URL": settings.effective_redis_url,
-        "MINIVAULT_DATA_DIR": str(settings.data_dir),
-        "MINIVAULT_PORT": str(port),
-        "MINIVAULT_RATE_LIMIT": "off",
-        **{f"MINIVAULT_{name}": value for name, value in changes.items()},
-    }
-    with log.open("wb") as output:
-        process = subprocess.Popen([sys.executable, "-c", RUN], env=env, stderr=output)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        until(lambda: answers(url), what=f"the API's answer ({log})")
-        yield process, url
-    finally:
-        process.kill()
-        process.wait(timeout=10)
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/healthz").status_code == 200
-    except httpx.TransportError:
-        return False
+from tests.support.scripted_worker import ScriptedWorker, words
+from tests.support.slow_readers import JOB, ask, followers, write_log
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -67,6 +41,77 @@ def test_a_signal_ends_it_cleanly_and_in_time_even_with_an_open_stream(
         assert list(events) == []  # completed, not broken off
         assert process.wait(timeout=5) == 0, log.read_text()
     assert "Traceback" not in log.read_text()
+
+
+def test_a_stopping_process_takes_nothing_new(
+    settings: Settings, redis: Redis, tmp_path: Path
+) -> None:
+    """On a connection whose request was on its way; new connections find nobody."""
+    log = tmp_path / "api.log"
+    body = b'{"prompt": "x"}'
+    head = (
+        b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n" % len(body)
+    )
+    with api_process(settings, log, SHUTDOWN_GRACE="4") as (process, url):
+        address = urlsplit(url)
+        with (
+            httpx.stream("POST", f"{url}/generate/stream", json={"prompt": "x"}) as response,
+            socket.create_connection((address.hostname, address.port), timeout=10) as raw,
+        ):
+            events = read_sse(response)
+            assert next(events).event == "queued"
+            raw.sendall(head + body[:5])
+            process.send_signal(signal.SIGTERM)
+            until(lambda: not answers(url), what="the end of listening")
+            raw.sendall(body[5:])
+            answer = HTTPResponse(raw)
+            answer.begin()
+            assert (answer.status, answer.headers["retry-after"]) == (503, "2")
+            assert json.loads(answer.read())["code"] == "stopping"
+            assert list(events) == []  # the old stream had its chance, and was completed
+        assert process.wait(timeout=6) == 0, log.read_text()
+    assert redis.zcard(names.JOBS) == 1
+
+
+def test_a_stuck_reader_does_not_hold_up_a_stop(
+    settings: Settings, redis: Redis, tmp_path: Path
+) -> None:
+    log = tmp_path / "api.log"
+    write_log(redis, tokens=200, size=100_000)
+    with (
+        api_process(settings, log, SHUTDOWN_GRACE="1") as (process, url),
+        ask(url, f"/jobs/{JOB}/events"),
+    ):
+        until(lambda: followers(redis) == 1, what="the stream")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=5) == 0, log.read_text()
+    assert "Traceback" not in log.read_text()
+
+
+async def test_a_stopping_process_is_not_ready(settings: Settings, redis: Redis) -> None:
+    ScriptedWorker(redis, settings.default_model, words()).announce()
+    async with open_state(settings) as state:
+        app = create_app(settings)
+
+        async def with_state(scope: Scope, receive: Receive, send: Send) -> None:
+            await app(scope | {"state": {"app": state}}, receive, send)
+
+        transport = httpx.ASGITransport(with_state)
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+            assert (await client.get("/readyz")).status_code == 200
+            job_id = (await client.post("/jobs", json={"prompt": "x"})).json()["id"]
+            state.relay.stop(grace=60)
+            for response in (
+                await client.get("/readyz"),
+                await client.post("/jobs", json={"prompt": "x"}),
+                await client.get(f"/jobs/{job_id}/events"),
+            ):
+                assert (response.status_code, response.json()["code"]) == (503, "stopping")
+                assert response.headers["retry-after"]
+            # What takes no time is still answered.
+            assert (await client.get("/healthz")).status_code == 200
+            assert (await client.get(f"/jobs/{job_id}")).status_code == 200
 
 
 def test_a_request_leaves_one_line_with_its_id(settings: Settings, tmp_path: Path) -> None:

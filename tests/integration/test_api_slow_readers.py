@@ -1,7 +1,6 @@
 """A client that does not read is dropped, and nobody else notices it."""
 
 import itertools
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -15,15 +14,13 @@ from redis import Redis
 
 from api import connection
 from shared import names
-from shared.events import Done, FinishReason, Queued, Token, encode
 from shared.settings import Settings
-from tests.integration.test_api_process import api_process
-from tests.support.api import read_sse, running_api
+from tests.support.api import api_process, read_sse, running_api
 from tests.support.poll import until
-from tests.support.scripted_worker import TIMINGS, USAGE, scripted_worker, words
+from tests.support.scripted_worker import scripted_worker, words
+from tests.support.slow_readers import JOB, ask, followers, write_log
 
 BODY = {"prompt": "x"}
-JOB = "job-0123456789abcdef0123456789abcdef"
 PATIENCE = 0.5
 
 
@@ -38,32 +35,6 @@ def url(settings: Settings) -> Iterator[str]:
         yield url
 
 
-def write_log(redis: Redis, *, tokens: int, size: int, job_id: str = JOB) -> None:
-    """The whole log of a job that has said a lot; more than kernels buffer for a socket."""
-    end = tokens + 2
-    pipe = redis.pipeline(transaction=False)
-    for event in (
-        Queued(seq=1, id=job_id, model="smollm2-135m", position=0),
-        *(Token(seq=seq, ids=(seq,), text="x" * size) for seq in range(2, end)),
-        Done(seq=end, finish_reason=FinishReason.STOP, usage=USAGE, timings=TIMINGS),
-    ):
-        ends = "1" if event.seq == end else "0"
-        fields = {"event": encode(event), "writer": "w", "end": ends}
-        pipe.xadd(names.events(job_id), fields, id=f"{event.seq}-0")
-    pipe.execute()
-
-
-def ask(url: str, *requests: str) -> socket.socket:
-    """Send GET requests on one connection, and read nothing of what comes."""
-    address = urlsplit(url)
-    raw = socket.socket()
-    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    raw.settimeout(10)
-    raw.connect((address.hostname, address.port))
-    raw.sendall("".join(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n" for path in requests).encode())
-    return raw
-
-
 def open_connections(url: str) -> int:
     """The API's side of them; the API is a thread of this process."""
     port = urlsplit(url).port
@@ -71,10 +42,6 @@ def open_connections(url: str) -> int:
         each.laddr.port == port and each.status == psutil.CONN_ESTABLISHED
         for each in psutil.Process().net_connections("tcp")
     )
-
-
-def followers(redis: Redis) -> int:
-    return len(redis.pubsub_channels(names.channel("*")))
 
 
 def test_a_stream_that_nobody_reads_is_dropped_with_its_connection(url: str, redis: Redis) -> None:

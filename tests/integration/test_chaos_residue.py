@@ -36,7 +36,8 @@ def test_a_live_worker_and_jobs_that_expire_are_no_residue(redis: Redis) -> None
         (lambda redis: redis.zadd(f"rq:failed:{QUEUE}", {JOB: 1}), f"rq:failed:{QUEUE}"),
         (lambda redis: redis.set(f"rq:execution:{JOB}:1", ""), f"rq:execution:{JOB}:1"),
         (lambda redis: redis.set(names.worker_info("w"), "", ex=9), names.worker_info("w")),
-        (lambda redis: redis.set("rq:worker:w", "", ex=9), "rq:worker:w"),
+        (lambda redis: redis.set("rq:worker:w", ""), "rq:worker:w"),
+        (lambda redis: redis.sadd("rq:worker:w:executions", JOB), "rq:worker:w:executions"),
         (lambda redis: redis.sadd("rq:workers", "rq:worker:w"), "rq:workers has w, who is dead"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 from functools import partial
 from pathlib import Path
 
@@ -10,11 +11,13 @@ import pytest
 from redis import Redis
 
 from shared import names
-from shared.queue import WorkerInfo, rq_queue
+from shared.ledger import Ledger
+from shared.queue import WorkerInfo
 from shared.settings import Settings, load_settings
 from shared.store import Interaction, Store
 from tests.support.api import free_port
 from tests.support.commands import minivault
+from tests.support.jobs import Submitter, generation
 
 PROMPT = "Tell me\nof whales"
 
@@ -125,18 +128,28 @@ def test_status_finds_what_was_started_without_up(
         models=("smollm2-135m",),
         loaded=("smollm2-135m",),
         slots=4,
-        running=0,
-        kv_bytes=0,
+        running=3,
+        kv_bytes=5 * 2**20,
+        host=socket.gethostname(),
     )
     redis.sadd("rq:workers", "rq:worker:by-hand")
     redis.set(names.worker_info("by-hand"), msgspec.json.encode(info))
-    rq_queue(redis, "smollm2-135m").enqueue(names.GENERATE_FUNCTION)
+    Submitter(settings).submit(generation(), generation(), generation())
+    assert Ledger(redis, "by-hand", settings.models).take() is not None
+    assert Ledger(redis, "dead", settings.models).take() is not None
     assert run("status", "--json") == 1  # no API
     found = json.loads(capsys.readouterr().out)
     assert [(process["role"], process["pid"]) for process in found["processes"]] == [
         ("redis", redis.info("server")["process_id"]),
         ("worker", os.getpid()),
     ]
-    assert found["models"] == [
-        {"name": "smollm2-135m", "default": True, "ready": False, "loaded": 1, "queued": 1}
-    ]
+    worker = found["processes"][1]
+    assert (worker["running"], worker["slots"], worker["kv_bytes"]) == (3, 4, 5 * 2**20)
+    (model,) = found["models"]
+    assert (model["name"], model["loaded"]) == ("smollm2-135m", 1)
+    assert (model["waiting"], model["running"]) == (1, 1)
+    assert found["jobs"] == {"stuck": 1, "retried": 0, "failed": 0, "unsaved": 0}
+    assert run("status") == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split("\t")[3:] == ["running", "0", "3/4", "5 MiB"]
+    assert lines[-1] == "Jobs: 1 stuck, 0 retried, 0 failed, 0 unsaved"

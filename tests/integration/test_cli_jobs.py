@@ -11,9 +11,10 @@ from redis import Redis
 
 from cli.books import FAILED, RUNNING, STUCK, UNSAVED, WAITING, Books
 from shared import events, names
+from shared.claim import Claim
 from shared.events import Failed, Queued, Started, Timings, Token, Usage
 from shared.job import GenerationRequest
-from shared.ledger import Claim, Ledger
+from shared.ledger import Ledger
 from shared.queue import FAILURE_TTL, WorkerInfo, rq_queue
 from shared.settings import Settings
 from tests.support.commands import minivault

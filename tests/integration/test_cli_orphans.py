@@ -93,15 +93,18 @@ def test_what_a_leashed_process_starts_does_not_get_the_lock(tmp_path: Path) -> 
     with (tmp_path / "lock").open("w") as lock:
         code = (
             "from cli.leash import stop_with_supervisor; stop_with_supervisor()\n"
-            f"import os, sys; print(os.get_inheritable({lock.fileno()}))"
+            f"import os; print(os.get_inheritable({lock.fileno()}), flush=True)\n"
+            "import time; time.sleep(60)"
         )
-        found = subprocess.run(
+        with subprocess.Popen(
             [sys.executable, "-c", code],
             stdin=subprocess.PIPE,
-            capture_output=True,
+            stdout=subprocess.PIPE,
             pass_fds=(lock.fileno(),),
-        )
-    assert found.stdout == b"False\n"
+        ) as leashed:
+            assert leashed.stdout is not None
+            assert leashed.stdout.readline() == b"False\n"
+            leashed.kill()
 
 
 def test_a_guarded_server_is_the_child_itself_and_ends_as_it_ends(start) -> None:

@@ -7,10 +7,11 @@ import sys
 import pytest
 
 from cli import state
-from cli.lock import stack_lock
+from cli.lock import ChildrenLock, stack_lock
 from cli.state import ProcessState, StackState
 from shared.errors import StackError
 from shared.settings import load_settings
+from tests.support.poll import until
 
 
 @pytest.fixture
@@ -38,6 +39,25 @@ def test_a_killed_holder_leaves_no_lock(own_settings) -> None:
     assert subprocess.run(command).returncode == -9
     with stack_lock(own_settings):
         pass
+
+
+def test_the_childrens_lock_is_free_when_the_last_who_inherited_it_is_gone(own_settings) -> None:
+    with ChildrenLock(own_settings) as lock:
+        assert lock.acquire()
+        child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=(lock.fileno(),))
+    with child, ChildrenLock(own_settings) as lock:
+        assert not lock.acquire()
+        child.communicate()
+        assert lock.acquire()
+
+
+def test_a_zombie_is_dead() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    noted = ProcessState("api", "api", process.pid, "running", 0, state.start_time(process.pid))
+    assert process.stdin is not None
+    process.stdin.close()
+    until(lambda: noted.checked().state == "dead", what="its death")  # not waited for yet
+    process.wait()
 
 
 def test_notes_are_read_back_and_removed(own_settings) -> None:

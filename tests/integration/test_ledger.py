@@ -1,7 +1,9 @@
 """Each step of a job from one state to the next, by the real scripts on a real server."""
 
 import pytest
-from hypothesis import HealthCheck, settings as hypothesis_settings, strategies as st
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
     RuleBasedStateMachine,
@@ -17,16 +19,17 @@ from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
 from shared import names
+from shared.claim import Claim
 from shared.errors import (
     IdempotencyConflictError,
     JobNotFoundError,
     QueueFullError,
     TooManyInFlightError,
 )
-from shared.events import Failed, Queued, Timings, Usage
+from shared.events import Failed, Queued, Started, Timings, Usage
 from shared.failed import put_back
 from shared.job import GenerationRequest
-from shared.ledger import Claim, Ledger, report_death
+from shared.ledger import Ledger, report_death
 from shared.queue import Idempotency, rq_queue, workers
 from shared.settings import Settings
 from tests.support.jobs import MODEL, Submitter, append, generation, ledger, log_of
@@ -325,6 +328,17 @@ def test_an_ended_job_leaves_what_expires_and_nothing_else(queue: Submitter, red
     assert not queue.cancel(request.id)
 
 
+def test_a_job_whose_log_has_lost_its_end_is_not_over(queue: Submitter, redis: Redis) -> None:
+    """As when the server comes back without its last second."""
+    (request,) = prompts("a")
+    queue.submit(request)
+    claim = taken(redis, request)
+    assert not ledger(redis).finish(claim, request, saved=True, log_ttl=60)
+    redis.delete(names.events(request.id))
+    assert not ledger(redis).finish(claim, request, saved=True, log_ttl=60)
+    assert ledger(redis).owners() == {request.id: claim.owner}
+
+
 def test_an_unsaved_job_keeps_its_log_until_it_is_saved(queue: Submitter, redis: Redis) -> None:
     (request,) = prompts("a", client="me")
     queue.submit(request)
@@ -464,6 +478,8 @@ class Life(RuleBasedStateMachine):
         self.owners: dict[str, str] = {}
         self.waiting: set[str] = set()
         self.unsaved: set[str] = set()
+        self.ended: set[str] = set()
+        """By their logs."""
         self.finished: dict[str, int] = {}
 
     @rule(target=jobs, client=st.sampled_from("AB"), priority=st.sampled_from([0, 9]))
@@ -496,16 +512,19 @@ class Life(RuleBasedStateMachine):
         self.owners[job_id] = claim.owner
         return claim
 
-    @rule(claim=claims)
-    def append(self, claim: Claim) -> None:
-        log = log_of(self.server, claim.job_id)
-        event = Queued(seq=len(log) + 1, id=claim.job_id, model=MODEL, position=0)
-        assert append(self.server, claim, event) == [self._holds(claim)]
+    @rule(claim=claims, end=st.booleans())
+    def append(self, claim: Claim, end: bool) -> None:
+        seq = len(log_of(self.server, claim.job_id)) + 1
+        event = failure(seq) if end else Started(seq=seq, prompt_tokens=1)
+        may = self._holds(claim) and claim.job_id not in self.ended
+        assert append(self.server, claim, event) == [may]
+        if may and end:
+            self.ended.add(claim.job_id)
 
     @rule(claim=claims)
     def put_back(self, claim: Claim) -> None:
         holds = self._holds(claim)
-        if holds and claim.job_id in self.unsaved:
+        if holds and claim.job_id in self.ended:
             return  # nobody puts back what has ended
         assert self.ledgers[0].put_back(claim, 1) == holds
         if holds:
@@ -520,8 +539,9 @@ class Life(RuleBasedStateMachine):
         done = self.ledgers[0].finish(
             claim, self.requests[claim.job_id], saved=saved, log_ttl=60
         )
-        assert done == (holds or not self._unfinished(claim.job_id))
-        if holds:
+        may = holds and claim.job_id in self.ended
+        assert done == (may or not self._unfinished(claim.job_id))
+        if may:
             del self.owners[claim.job_id]
             self.unsaved.discard(claim.job_id)
             if saved:
@@ -559,6 +579,7 @@ class Life(RuleBasedStateMachine):
         for job_id in [*self.waiting, *self.owners, *self.unsaved]:
             claim = book.seize(job_id, MODEL, expected=self.owners.get(job_id, ""))
             if claim is not None:
+                append(self.server, claim, failure(len(log_of(self.server, job_id)) + 1))
                 assert book.finish(claim, self.requests[job_id], saved=True, log_ttl=60)
         bounded = {names.clock(MODEL), names.turns(MODEL), names.wake(MODEL), names.PACE}
         assert left(self.server) <= bounded

@@ -7,9 +7,10 @@ from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
 from shared import log, names
+from shared.claim import Claim
 from shared.errors import DecodeError, JobNotFoundError
 from shared.events import AnyEvent, Done, FinishReason, Queued, Started, Timings, Token, Usage
-from shared.ledger import Claim, Ledger
+from shared.ledger import Ledger
 from shared.log import Append, EventLog
 from shared.redis import connect_async
 from shared.settings import Settings

@@ -11,9 +11,9 @@ from redis import Redis
 from rq.worker import BaseWorker
 
 from shared import names
+from shared.claim import worker_of
 from shared.events import Done, Failed, Resumed
 from shared.job import GenerationRequest
-from shared.ledger import worker_of
 from shared.queue import rq_queue
 from shared.settings import Settings
 from tests.support.checks import (

@@ -12,7 +12,13 @@ from shared.job import GenerationRequest
 from shared.queue import rq_queue
 from shared.redis import connect
 from shared.settings import Settings
-from tests.support.checks import assert_clean, assert_contiguous, assert_whole, assert_written, wait_until_over
+from tests.support.checks import (
+    assert_clean,
+    assert_contiguous,
+    assert_whole,
+    assert_written,
+    wait_until_over,
+)
 from tests.support.jobs import MODEL, Submitter, generation, log_of, sampled
 from tests.support.traps import STEPS, Trap
 from tests.support.valkey import running_valkey

@@ -1,11 +1,15 @@
-"""The real API under a real uvicorn, in a thread of the test process."""
+"""The real API under a real uvicorn, in a thread of the test process or in one of its own."""
 
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,6 +17,8 @@ import httpx
 from api.main import Server, listen
 from shared.settings import Settings
 from tests.support.poll import until
+
+_RUN = "from api.main import run; from shared.settings import load_settings; run(load_settings())"
 
 
 @contextmanager
@@ -32,6 +38,36 @@ def running_api(settings: Settings, **changes: Any) -> Iterator[str]:
             server.should_exit = True
             thread.join(timeout=20)
             assert not thread.is_alive(), "the API did not stop"
+
+
+@contextmanager
+def api_process(
+    settings: Settings, log: Path, **changes: str
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    port = free_port()
+    env = os.environ | {
+        "MINIVAULT_REDIS_URL": settings.effective_redis_url,
+        "MINIVAULT_DATA_DIR": str(settings.data_dir),
+        "MINIVAULT_PORT": str(port),
+        "MINIVAULT_RATE_LIMIT": "off",
+        **{f"MINIVAULT_{name}": value for name, value in changes.items()},
+    }
+    with log.open("wb") as output:
+        process = subprocess.Popen([sys.executable, "-c", _RUN], env=env, stderr=output)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        until(lambda: answers(url), what=f"the API's answer ({log})")
+        yield process, url
+    finally:
+        process.kill()
+        process.wait(timeout=10)
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/healthz").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def free_port() -> int:

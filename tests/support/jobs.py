@@ -6,10 +6,11 @@ from typing import Any, Final
 from redis import Redis
 
 from shared import events, job
+from shared.claim import Claim
 from shared.errors import JobNotFoundError
 from shared.events import AnyEvent
 from shared.job import GenerationRequest, SamplingParams
-from shared.ledger import Claim, Ledger
+from shared.ledger import Ledger
 from shared.log import Append, EventLog
 from shared.queue import Idempotency, JobQueue, Limits, Submission
 from shared.redis import connect, connect_async

@@ -11,6 +11,7 @@ from redis import Redis
 from rq.worker import BaseWorker
 
 from shared import names
+from shared.claim import Claim
 from shared.events import (
     AnyEvent,
     Cancelled,
@@ -23,7 +24,7 @@ from shared.events import (
     Usage,
 )
 from shared.job import GenerationRequest
-from shared.ledger import Claim, Ledger
+from shared.ledger import Ledger
 from shared.log import Append, EventLog
 from shared.queue import WorkerInfo, rq_queue
 

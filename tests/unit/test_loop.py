@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from shared.claim import Claim
 from shared.errors import ModelUnavailableError, PromptTooLongError
 from shared.events import Event, FinishReason, Loading, Started, Token
 from shared.job import GenerationRequest, SamplingParams
-from shared.ledger import Claim
 from tests.support.poll import until
 from worker.engine.base import Output
 from worker.engine.fake import CodePoints, FakeEngine
@@ -23,6 +23,8 @@ class Published:
     def __init__(self) -> None:
         self.events: list[tuple[str, Event]] = []
         self.outcomes: dict[str, Outcome] = {}
+        self.accused: list[tuple[str, set[str]]] = []
+        """And which runs had ended by then."""
 
     def publish(self, run: Run, events: list[Event]) -> None:
         self.events += [(run.id, event) for event in events]
@@ -73,6 +75,7 @@ def start(published: Published) -> Iterator[Callable[..., EngineLoop]]:
             loader=loader,
             publisher=published,
             max_loaded_models=max_loaded_models,
+            accuse=lambda run: published.accused.append((run.id, set(published.outcomes))),
             on_crash=lambda: pytest.fail("the loop died"),
         )
         loop.preload("first")

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import pytest
 import redis
 
+from shared.claim import Claim
 from shared.events import AnyEvent, FinishReason, Started, Token
 from shared.job import GenerationRequest, SamplingParams
-from shared.ledger import Claim
 from shared.log import Append
 from tests.support.poll import until
 from worker.publisher import Publisher

@@ -34,4 +34,4 @@ def _strips(function: Callable[[Tensor], Tensor], states: Tensor) -> Tensor:
     strip = _UNSHARED // rows.shape[1] // ROWS * ROWS or 1
     if len(rows) <= strip:
         return function(states)
-    return torch.cat([function(part) for part in rows.split(strip)]).view(states.shape)
+    return torch.cat([function(part) for part in torch.split(rows, strip)]).view(states.shape)

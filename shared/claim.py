@@ -1,0 +1,21 @@
+"""Whose a job is."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+SUSPECTED: Final = 2
+"""Deaths in a row after which a job may be what its workers die of."""
+
+
+class Claim(NamedTuple):
+    job_id: str
+    model: str
+    owner: str
+    """`<worker>/<number>`: of one attempt, so that a worker can lose a job and take it again."""
+    strikes: int = 0
+    """Workers that died with it since it last got any further."""
+
+
+def worker_of(owner: str) -> str:
+    return owner.partition("/")[0]
