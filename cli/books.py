@@ -76,6 +76,7 @@ class Books:
             job_id: model
             for model, registry in zip(models, lists[len(models) :], strict=True)
             for job_id in _texts(registry)
+            if job_id not in self._submitted
         }
 
     def unfinished(self) -> list[JobNote]:

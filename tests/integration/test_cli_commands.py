@@ -10,6 +10,8 @@ import msgspec
 import pytest
 from redis import Redis
 
+from cli import state
+from cli.state import ProcessState, StackState
 from shared import names
 from shared.ledger import Ledger
 from shared.queue import WorkerInfo
@@ -117,6 +119,29 @@ def test_status_without_a_stack_is_not_ready(run, capsys) -> None:
     found = json.loads(capsys.readouterr().out)
     assert (found["ready"], found["processes"]) == (False, [])
     assert found["models"][0]["ready"] is False
+
+
+@pytest.mark.parametrize("forked", [False, True])
+def test_status_knows_the_supervisors_worker_by_its_process_or_by_the_one_that_forked_it(
+    run, monkeypatch, settings: Settings, redis: Redis, data_dir, capsys, *, forked: bool
+) -> None:
+    monkeypatch.setenv("MINIVAULT_REDIS_URL", settings.effective_redis_url)
+    own = os.getpid()
+    pids = {"pid": 1, "parent": own} if forked else {"pid": own, "parent": 1}
+    redis.sadd("rq:workers", "rq:worker:w")
+    info = WorkerInfo(
+        models=(), loaded=(), slots=4, running=3, kv_bytes=0, host=socket.gethostname(), **pids
+    )
+    redis.set(names.worker_info("w"), msgspec.json.encode(info))
+    data_dir.mkdir()
+    noted = ProcessState("worker", "worker-1", own, "running", 2, state.start_time(own))
+    state.write(load_settings(), StackState(1, "http://127.0.0.1:1", (noted,)))
+    assert run("status", "--json") == 1
+    workers = json.loads(capsys.readouterr().out)["processes"][1:]
+    assert [(each["name"], each["pid"], each["restarts"]) for each in workers] == [
+        ("worker-1", own, 2)
+    ]
+    assert (workers[0]["running"], workers[0]["slots"]) == (3, 4)
 
 
 def test_status_finds_what_was_started_without_up(

@@ -7,10 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
     RuleBasedStateMachine,
-    consumes,
     initialize,
     invariant,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -22,7 +20,6 @@ from shared import names
 from shared.claim import Claim
 from shared.errors import (
     IdempotencyConflictError,
-    JobNotFoundError,
     QueueFullError,
     TooManyInFlightError,
 )
@@ -266,9 +263,7 @@ def test_higher_priorities_come_first_and_are_fair_among_themselves(
     queue: Submitter, redis: Redis
 ) -> None:
     requests = [
-        generation(client=client, priority=priority)
-        for priority in (0, 9, 5)
-        for client in "AAB"
+        generation(client=client, priority=priority) for priority in (0, 9, 5) for client in "AAB"
     ]
     queue.submit(*requests)
     by_id = {request.id: request for request in requests}
@@ -309,7 +304,7 @@ def test_an_ended_job_leaves_what_expires_and_nothing_else(queue: Submitter, red
     (request,) = prompts("a", client="me")
     queue.submit(request, attended_for=60)
     assert queue.cancel(request.id)
-    redis.hset(names.STRIKES, request.id, "2@0")
+    ledger(redis).strike(request.id, "w/1", 0)
     redis.delete(names.CALLS)
     claim = taken(redis, request)
     append(redis, claim, failure(2))
@@ -368,6 +363,35 @@ def test_the_pace_is_a_moving_average(queue: Submitter, redis: Redis) -> None:
     assert float(redis.hget(names.PACE, MODEL)) == pytest.approx(11)
 
 
+# Strikes
+
+
+def test_deaths_count_until_a_job_gets_further(queue: Submitter, redis: Redis) -> None:
+    (request,) = prompts("a")
+    queue.submit(request)
+    book = ledger(redis)
+    assert taken(redis, request).strikes == 0
+    assert [book.strike(request.id, "w/1", tokens) for tokens in (0, 5, 5, 7, 7)] == [1, 1, 2, 1, 2]
+
+
+def test_a_suspect_is_struck_for_what_it_was_accused_of(queue: Submitter, redis: Redis) -> None:
+    (request,) = prompts("a")
+    queue.submit(request)
+    book = ledger(redis)
+    for owner in ("w/1", "w/2"):
+        book.strike(request.id, owner, 3)
+    claim = book.take()
+    assert claim is not None
+    assert claim.strikes == 2
+    assert book.strike(request.id, claim.owner, 3) == 2  # waited its turn
+    book.accuse(claim, 3)
+    assert book.strike(request.id, "another/1", 3) == 2
+    book.accuse(claim, 3)
+    assert book.strike(request.id, claim.owner, 3) == 3
+    book.accuse(claim, 3)
+    assert book.strike(request.id, claim.owner, 4) == 1  # it got further all the same
+
+
 # Wishes and news
 
 
@@ -407,7 +431,7 @@ def test_who_is_unattended_is_given_up_once(queue: Submitter, redis: Redis) -> N
 
 
 def test_a_job_in_no_state_is_a_stray(queue: Submitter, redis: Redis) -> None:
-    lost, waiting, running, unsaved = requests = prompts("lost", "waiting", "running", "unsaved")
+    lost, _, running, unsaved = requests = prompts("lost", "waiting", "running", "unsaved")
     queue.submit(*requests)
     book = ledger(redis)
     for request in (lost, running, unsaved):
@@ -501,7 +525,7 @@ class Life(RuleBasedStateMachine):
         return claim
 
     @rule(target=claims, job_id=jobs, worker=st.sampled_from([0, 1]), owner_is_known=st.booleans())
-    def seize(self, job_id: str, worker: int, owner_is_known: bool) -> Claim:
+    def seize(self, job_id: str, worker: int, *, owner_is_known: bool) -> Claim:
         expected = self.owners.get(job_id, "") if owner_is_known else ""
         claim = self.ledgers[worker].seize(job_id, MODEL, expected=expected)
         is_there = self._unfinished(job_id) and expected == self.owners.get(job_id, "")
@@ -513,7 +537,7 @@ class Life(RuleBasedStateMachine):
         return claim
 
     @rule(claim=claims, end=st.booleans())
-    def append(self, claim: Claim, end: bool) -> None:
+    def append(self, claim: Claim, *, end: bool) -> None:
         seq = len(log_of(self.server, claim.job_id)) + 1
         event = failure(seq) if end else Started(seq=seq, prompt_tokens=1)
         may = self._holds(claim) and claim.job_id not in self.ended
@@ -532,13 +556,11 @@ class Life(RuleBasedStateMachine):
             self.waiting.add(claim.job_id)
 
     @rule(claim=claims, saved=st.booleans())
-    def finish(self, claim: Claim, saved: bool) -> None:
+    def finish(self, claim: Claim, *, saved: bool) -> None:
         holds = self._holds(claim)
         if claim.job_id not in self.requests:
             return
-        done = self.ledgers[0].finish(
-            claim, self.requests[claim.job_id], saved=saved, log_ttl=60
-        )
+        done = self.ledgers[0].finish(claim, self.requests[claim.job_id], saved=saved, log_ttl=60)
         may = holds and claim.job_id in self.ended
         assert done == (may or not self._unfinished(claim.job_id))
         if may:
@@ -603,7 +625,7 @@ def test_a_job_is_in_one_state_and_finished_once(queue: Submitter, redis: Redis)
     run_state_machine_as_test(
         Here,
         settings=hypothesis_settings(
-            max_examples=40,
+            max_examples=25,
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -24,7 +24,17 @@ from tests.support.checks import (
     rows,
     wait_until_over,
 )
-from tests.support.jobs import MODEL, Submitter, ended, generation, ledger, log_of, sampled, text
+from tests.support.jobs import (
+    MODEL,
+    Submitter,
+    ended,
+    generation,
+    ledger,
+    log_of,
+    sampled,
+    streams,
+    under_way,
+)
 from tests.support.poll import until
 from tests.support.traps import DEADLY_TO_DECODE, DEADLY_TO_PREFILL, DEADLY_TO_TOKENIZE, Trap
 from tests.support.workers import Crew, WorkerProcess, crew
@@ -40,29 +50,13 @@ def queue(served: Settings) -> Submitter:
     return Submitter(served)
 
 
-def streams(count: int, length: int = 200) -> list[GenerationRequest]:
-    """Greedy ones and sampled ones."""
-    greedy = [generation(f"{number} " * (length // 2)) for number in range(count // 2)]
-    return greedy + [sampled("say", length=length, seed=seed) for seed in range(count // 2)]
-
-
-def under_way(redis: Redis, requests: list[GenerationRequest], characters: int = 10) -> None:
-    for request in requests:
-        until(
-            lambda request=request: len(text(log_of(redis, request.id))) > characters,
-            what="some tokens",
-        )
-
-
 def owned_by(redis: Redis, worker: WorkerProcess) -> set[str]:
     owners = ledger(redis).owners()
     return {job_id for job_id, owner in owners.items() if worker_of(owner) == worker.name}
 
 
 def resumptions(redis: Redis, request: GenerationRequest) -> list[int]:
-    return [
-        event.attempt for event in log_of(redis, request.id) if isinstance(event, Resumed)
-    ]
+    return [event.attempt for event in log_of(redis, request.id) if isinstance(event, Resumed)]
 
 
 def assert_idle(redis: Redis, *workers: WorkerProcess) -> None:
@@ -179,17 +173,15 @@ def deaths_until(
 def test_a_job_that_kills_its_worker_three_times_fails_alone(
     served: Settings, queue: Submitter, redis: Redis, prompt: str
 ) -> None:
-    running, beside, behind = streams(4, 600), streams(6, 100), streams(8, 20)
+    running, beside, behind = streams(4, 300), streams(6, 50), streams(8, 20)
     deadly = generation(prompt)
-    with crew(served, step_seconds=0.005, hurried=True) as workers:
+    with crew(served, step_seconds=0.003, hurried=True) as workers:
         worker = workers.start_one()
         queue.submit(*running)
         under_way(redis, running)
         queue.submit(*beside[:3], deadly, *beside[3:], *behind)
         innocent = [*running, *beside, *behind]
-        deaths = deaths_until(
-            workers, worker, lambda: redis.zcard(names.JOBS) == 0, at_most=3
-        )
+        deaths = deaths_until(workers, worker, lambda: redis.zcard(names.JOBS) == 0, at_most=3)
         for request in innocent:
             assert_whole(log_of(redis, request.id), request)
         assert_written(served, redis, *innocent, deadly)
@@ -253,9 +245,7 @@ def test_a_job_is_given_up_and_taken_up_again(
         queue.submit(request)
         under_way(redis, [request])
         other = ledger(redis, "other")
-        claim = other.seize(
-            request.id, MODEL, expected=ledger(redis).owners()[request.id]
-        )
+        claim = other.seize(request.id, MODEL, expected=ledger(redis).owners()[request.id])
         assert claim is not None
         assert other.put_back(claim, request.created_at)
         until(lambda: owned_by(redis, worker) == {request.id}, what="the second claim")

@@ -18,7 +18,7 @@ from shared.job import GenerationRequest
 from shared.redis import connect
 from shared.settings import Settings
 from tests.support.checks import assert_all_whole, rows, wait_until_over
-from tests.support.jobs import MODEL, Submitter, ended, generation, log_of, sampled, text
+from tests.support.jobs import MODEL, Submitter, ended, generation, log_of, streams, under_way
 from tests.support.poll import until
 from tests.support.traps import Trap
 from tests.support.valkey import running_valkey
@@ -65,16 +65,6 @@ def server(alone: Settings) -> Iterator[Server]:
 def client(alone: Settings, server: Server) -> Iterator[Redis]:
     with connect(alone, "test") as made:
         yield made
-
-
-def streams(count: int, length: int) -> list[GenerationRequest]:
-    greedy = [generation(f"{number} " * (length // 2), max_tokens=4000) for number in range(count // 2)]
-    return greedy + [sampled("say", length=length, seed=seed) for seed in range(count // 2)]
-
-
-def under_way(redis: Redis, requests: list[GenerationRequest]) -> None:
-    for request in requests:
-        until(lambda request=request: len(text(log_of(redis, request.id))) > 10, what="tokens")
 
 
 def resumed(redis: Redis, requests: list[GenerationRequest]) -> list[str]:

@@ -15,8 +15,8 @@ from tests.support.jobs import ended, log_of, text, undisturbed
 from tests.support.poll import until
 
 _STATUS: Final = {Done: "done", Failed: "failed", Cancelled: "cancelled"}
-_KEPT: Final = (b"minivault:clock:", b"minivault:wake:", b"minivault:pace")
-"""Keys that stay for good: a few for each model."""
+_KEPT: Final = (b"minivault:clock:", b"minivault:turns:", b"minivault:wake:", b"minivault:pace")
+"""Keys that stay for good or until the next job: one each for a model."""
 
 
 def assert_whole(log: list[AnyEvent], request: GenerationRequest) -> None:

@@ -1,6 +1,7 @@
 """Jobs as tests submit and watch them, without an API."""
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any, Final
 
 from redis import Redis
@@ -139,3 +140,21 @@ def sampled(prompt: str, *, length: int, seed: int, **more: Any) -> GenerationRe
     """A request that the fake engine answers with letters drawn from its seed."""
     params = SamplingParams(max_tokens=length, temperature=1, seed=seed)
     return generation(prompt, params=params, **more)
+
+
+def streams(count: int, length: int = 200) -> list[GenerationRequest]:
+    """Half of them greedy, half sampled; `length` in tokens."""
+    greedy = [
+        generation(f"{number % 10} " * (length // 2), max_tokens=4000)
+        for number in range(count // 2)
+    ]
+    return greedy + [sampled("say", length=length, seed=seed) for seed in range(count // 2)]
+
+
+def under_way(redis: Redis, requests: Iterable[GenerationRequest], characters: int = 10) -> None:
+    """Wait until each has said so much."""
+    for request in requests:
+        until(
+            lambda request=request: len(text(log_of(redis, request.id))) > characters,
+            what="some tokens",
+        )

@@ -23,8 +23,8 @@ class Published:
     def __init__(self) -> None:
         self.events: list[tuple[str, Event]] = []
         self.outcomes: dict[str, Outcome] = {}
-        self.accused: list[tuple[str, set[str]]] = []
-        """And which runs had ended by then."""
+        self.accused: list[tuple[str, int]] = []
+        """And how many events there were by then."""
 
     def publish(self, run: Run, events: list[Event]) -> None:
         self.events += [(run.id, event) for event in events]
@@ -32,6 +32,14 @@ class Published:
     def end(self, run: Run, outcome: Outcome) -> None:
         assert run.id not in self.outcomes, "a run ends once"
         self.outcomes[run.id] = outcome
+
+    def numbers(self, job_id: str, kind: type[Event]) -> list[int]:
+        """Which of all events were this job's of a kind."""
+        return [
+            number
+            for number, (i, event) in enumerate(self.events)
+            if i == job_id and isinstance(event, kind)
+        ]
 
     def text(self, job_id: str) -> str:
         return "".join(e.text for i, e in self.events if i == job_id and isinstance(e, Token))
@@ -75,7 +83,7 @@ def start(published: Published) -> Iterator[Callable[..., EngineLoop]]:
             loader=loader,
             publisher=published,
             max_loaded_models=max_loaded_models,
-            accuse=lambda run: published.accused.append((run.id, set(published.outcomes))),
+            accuse=lambda run: published.accused.append((run.id, len(published.events))),
             on_crash=lambda: pytest.fail("the loop died"),
         )
         loop.preload("first")
@@ -88,10 +96,17 @@ def start(published: Published) -> Iterator[Callable[..., EngineLoop]]:
         loop.stop()
 
 
-def job_run(job_id: str, prompt: str = "hello", *, model: str = "first", length: int = 999) -> Run:
+def job_run(
+    job_id: str,
+    prompt: str = "hello",
+    *,
+    model: str = "first",
+    length: int = 999,
+    strikes: int = 0,
+) -> Run:
     params = SamplingParams(max_tokens=length, temperature=0, seed=0)
     return Run(
-        Claim(job_id, model, f"worker/{job_id}"),
+        Claim(job_id, model, f"worker/{job_id}", strikes),
         GenerationRequest(id=job_id, model=model, prompt=prompt, params=params, created_at=0),
     )
 
@@ -287,6 +302,38 @@ def test_few_runs_open_at_once(start: Callable[..., EngineLoop], published: Publ
     wait_for(published, *(run.id for run in runs))
     assert started(published) == [run.id for run in runs]
     assert all(published.text(run.id) == "hello" for run in runs)
+
+
+def test_a_suspect_opens_alone_and_is_accused_first(
+    start: Callable[..., EngineLoop], published: Published
+) -> None:
+    """If the worker dies again, it is clear of which one."""
+    loop = start()
+    long = job_run("long", "x" * 300)
+    loop.submit(long)
+    until(lambda: len(published.text("long")) > 3, what="some tokens")
+    opened = ["a", "s1", "b", "s2", "c", "once"]
+    for job_id in opened:
+        strikes = {"s1": 2, "s2": 2, "once": 1}.get(job_id, 0)
+        loop.submit(job_run(job_id, "x" * 50, strikes=strikes))
+    wait_for(published, *opened)
+    assert started(published) == ["long", *opened]
+    first_tokens = [published.numbers(job_id, Token)[0] for job_id in opened]
+    starts = [published.numbers(job_id, Started)[0] for job_id in opened]
+    for suspect in (1, 3):
+        assert starts[suspect] > max(first_tokens[:suspect])
+        assert min(starts[suspect + 1 :]) > first_tokens[suspect]
+    assert [job_id for job_id, _ in published.accused] == ["s1", "s2"]
+    for suspect, (_, events_before) in zip((1, 3), published.accused, strict=True):
+        assert events_before <= starts[suspect]
+
+
+def test_a_suspect_is_accused_before_its_model_is_loaded(
+    start: Callable[..., EngineLoop], published: Published
+) -> None:
+    start().submit(job_run("s", model="second", strikes=2))
+    wait_for(published, "s")
+    assert published.accused[0] == ("s", 0)
 
 
 def started(published: Published) -> list[str]:
