@@ -24,7 +24,7 @@ models: $(VENV)/.run ## Fetch the models that MINIVAULT_MODELS names
 
 test: $(VENV)/.dev ## Run all tests, the last three minutes under faults
 	@$(BIN)/python -m pytest
-	@$(BIN)/python -m tests.chaos --streams 90 --faults 22 --seed 1 --seconds 180
+	@$(BIN)/python -m tests.chaos --streams 48 --faults 12 --seed 2671 --seconds 180
 
 test-browser: $(VENV)/.dev ## Look at the dashboard with a headless Chromium, which it needs
 	@$(BIN)/python -m pytest tests/browser

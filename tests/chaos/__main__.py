@@ -26,7 +26,7 @@ from tests.chaos.start import folder_of_its_own
 from tests.chaos.target import Target, running_target
 from tests.chaos.verdict import Answer
 
-_SETTLE_SECONDS: Final = 30.0
+_SETTLE_SECONDS: Final = 20.0
 """What ending the last streams and settling take of a leg's time."""
 _PROBLEMS_SHOWN: Final = 40
 

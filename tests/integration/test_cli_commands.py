@@ -37,6 +37,11 @@ def run(monkeypatch, tmp_path, data_dir):
     return partial(minivault, monkeypatch)
 
 
+@pytest.fixture
+def redis_url(monkeypatch, settings: Settings) -> None:
+    monkeypatch.setenv("MINIVAULT_REDIS_URL", settings.effective_redis_url)
+
+
 def row(number: int, prompt: str, response: str) -> Interaction:
     numbers = dict.fromkeys(Interaction.__struct_fields__, 0)
     texts = {
@@ -122,10 +127,10 @@ def test_status_without_a_stack_is_not_ready(run, capsys) -> None:
 
 
 @pytest.mark.parametrize("forked", [False, True])
+@pytest.mark.usefixtures("redis_url")
 def test_status_knows_the_supervisors_worker_by_its_process_or_by_the_one_that_forked_it(
-    run, monkeypatch, settings: Settings, redis: Redis, data_dir, capsys, *, forked: bool
+    run, redis: Redis, data_dir, capsys, *, forked: bool
 ) -> None:
-    monkeypatch.setenv("MINIVAULT_REDIS_URL", settings.effective_redis_url)
     own = os.getpid()
     pids = {"pid": 1, "parent": own} if forked else {"pid": own, "parent": 1}
     redis.sadd("rq:workers", "rq:worker:w")
@@ -145,9 +150,8 @@ def test_status_knows_the_supervisors_worker_by_its_process_or_by_the_one_that_f
 
 
 def test_status_finds_what_was_started_without_up(
-    run, monkeypatch, settings: Settings, redis: Redis, capsys
+    run, redis_url, settings: Settings, redis: Redis, capsys
 ) -> None:
-    monkeypatch.setenv("MINIVAULT_REDIS_URL", settings.effective_redis_url)
     info = WorkerInfo(
         pid=os.getpid(),
         models=("smollm2-135m",),
