@@ -23,7 +23,7 @@ models: $(VENV)/.run ## Fetch the models that MINIVAULT_MODELS names
 	@$(BIN)/minivault models pull
 
 test: $(VENV)/.dev ## Run all tests, the last three minutes under faults
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 	@$(BIN)/python -m tests.chaos --streams 48 --faults 12 --seed 2671 --seconds 180
 
 test-browser: $(VENV)/.dev ## Look at the dashboard with a headless Chromium, which it needs

@@ -114,7 +114,8 @@ class Subscriptions:
                     tasks.create_task(self._write(connection))
                     tasks.create_task(self._read(connection))
             except* (*CONNECTION_ERRORS, TimeoutError) as group:
-                log.warning("pub/sub connection lost", error=str(group.exceptions[0]))
+                if not failures:  # an outage is told once
+                    log.warning("pub/sub connection lost", error=str(group.exceptions[0]))
             except* Exception:
                 log.exception("pub/sub failed")
             finally:

@@ -13,7 +13,7 @@ from redis import Redis
 
 from api import connection
 from shared import names
-from shared.events import AnyEvent, Done, FinishReason, Token, Usage, encode
+from shared.events import AnyEvent, Done, FinishReason, Token, Usage, encode, is_terminal
 from shared.job import GenerationRequest
 from shared.settings import Settings
 from tests.support.api import read_sse, running_api, stream, text_of
@@ -261,7 +261,8 @@ def test_messages_that_pubsub_loses_repeats_or_reorders_change_nothing(
             )
         )
         for event in events:  # all into the log, none announced
-            fields = {"event": encode(event), "writer": "w", "end": "0"}
+            end = "1" if is_terminal(event) else "0"
+            fields = {"event": encode(event), "writer": "w", "end": end}
             redis.xadd(names.events(request.id), fields, id=f"{event.seq}-0")
         for seq in (4, 3, 3, 2, 4, 8):
             redis.publish(names.channel(request.id), encode(events[seq - 2]))

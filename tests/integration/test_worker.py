@@ -62,7 +62,7 @@ def test_a_job_from_queue_to_row(queue: Submitter, redis: Redis, settings: Setti
     rq = rq_queue(redis, MODEL)
     until(lambda: request.id in rq.finished_job_registry, what="RQ's finished registry")
     assert request.id not in rq.started_job_registry
-    assert redis.ttl(names.events(request.id)) > 0
+    until(lambda: redis.ttl(names.events(request.id)) > 0, what="the log's time to live")
 
 
 @pytest.mark.usefixtures("worker")

@@ -126,8 +126,8 @@ def test_a_frozen_worker_that_wakes_is_fenced_off_and_works_on(
     served: Settings, queue: Submitter, redis: Redis
 ) -> None:
     served = served.model_copy(update={"slots": 4})
-    requests = streams(6, length=250)
-    with crew(served, step_seconds=0.01, hurried=True) as workers:
+    requests = streams(6, length=150)
+    with crew(served, step_seconds=0.02, hurried=True) as workers:
         frozen, other = workers.start(2)
         queue.submit(*requests)
         under_way(redis, requests)
@@ -141,7 +141,7 @@ def test_a_frozen_worker_that_wakes_is_fenced_off_and_works_on(
             what="a resumption",
         )
         frozen.thaw()
-        more = streams(8)
+        more = streams(8, length=30)
         queue.submit(*more)
         until(lambda: owned_by(redis, frozen) & {r.id for r in more}, what="new jobs for it")
         assert_all_whole(served, redis, *requests, *more)

@@ -97,8 +97,8 @@ def test_a_silence_longer_than_a_heartbeats_life_is_held_against_nobody(
     alone: Settings, server: Server, client: Redis
 ) -> None:
     """Longer than any time-out on a socket, too."""
-    short, long = streams(8, 300), streams(8, 1400)
-    with crew(alone, step_seconds=0.01, hurried=True) as workers:
+    short, long = streams(8, 60), streams(8, 280)
+    with crew(alone, step_seconds=0.05, hurried=True) as workers:
         processes = [worker.process for worker in workers.start(2)]
         Submitter(alone).submit(*short, *long)
         under_way(client, [*short, *long])
@@ -157,8 +157,8 @@ def test_redis_that_lost_what_was_not_yet_on_disk(
 def test_a_worker_that_is_told_to_stop_loses_nothing(
     alone: Settings, server: Server, client: Redis
 ) -> None:
-    quick, slow = streams(16, 100), streams(16, 400)
-    with crew(alone, step_seconds=0.01, hurried=True) as workers:
+    quick, slow = streams(16, 60), streams(16, 220)
+    with crew(alone, step_seconds=0.02, hurried=True) as workers:
         stopped, other = workers.start(2)
         requests = [request for pair in zip(quick, slow, strict=True) for request in pair]
         Submitter(alone).submit(*requests)
@@ -166,7 +166,7 @@ def test_a_worker_that_is_told_to_stop_loses_nothing(
         stopped.process.send_signal(signal.SIGTERM)
         began = time.monotonic()
         assert stopped.process.wait(timeout=20) == 0
-        assert time.monotonic() - began < alone.shutdown_grace + 1.5
+        assert time.monotonic() - began < alone.shutdown_grace + 2
         assert_all_whole(alone, client, *requests)
         assert other.process.poll() is None
     handed_over = resumed(client, requests)
@@ -177,8 +177,8 @@ def test_a_worker_that_is_told_to_stop_loses_nothing(
 def test_a_worker_stops_in_time_without_redis(
     alone: Settings, server: Server, client: Redis
 ) -> None:
-    requests = streams(4, 400)
-    with crew(alone, step_seconds=0.01, hurried=True) as workers:
+    requests = streams(4, 130)
+    with crew(alone, step_seconds=0.02, hurried=True) as workers:
         stopped = workers.start_one()
         Submitter(alone).submit(*requests)
         under_way(client, requests)
@@ -234,7 +234,7 @@ def test_rows_follow_when_the_store_comes_back(
 ) -> None:
     before, during = generation("before"), streams(40, 30)
     with crew(alone, step_seconds=0.01, hurried=True) as workers:
-        workers.start_one()
+        worker = workers.start_one()
         Submitter(alone).submit(before)
         wait_until_over(client, [before])
         with fault(alone):
@@ -247,7 +247,7 @@ def test_rows_follow_when_the_store_comes_back(
             until(lambda: client.scard(names.UNSAVED) == len(during), what="rows that wait")
             assert client.zcard(names.JOBS) == len(during)
             assert all(client.ttl(names.events(request.id)) == -1 for request in during)
-            assert client.hlen(names.CLAIMS) == 0  # no slot is held
+            until(lambda: workers.info(worker).running == 0, what="free slots")
             pace = float(client.hget(names.PACE, MODEL))
         assert_all_whole(alone, client, before, *during)
         assert float(client.hget(names.PACE, MODEL)) == pace

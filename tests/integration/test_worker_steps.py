@@ -82,7 +82,7 @@ def test_a_kill_at_any_step_costs_nothing(scene: Scene, step: str) -> None:
         assert job.latest_result().type == Result.Type.SUCCESSFUL
 
 
-@pytest.mark.parametrize("step", before_and_after("save", "last append", "close", "finish"))
+@pytest.mark.parametrize("step", before_and_after("last append", "close"))
 def test_a_job_that_fails_fails_once(scene: Scene, step: str) -> None:
     request = generation(model=BROKEN_MODEL)
     scene.kill(step, request)

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from redis import Redis
 
-from shared import events, job
+from shared import events, job, names
 from shared.claim import Claim
 from shared.errors import JobNotFoundError
 from shared.events import AnyEvent
@@ -114,11 +114,12 @@ def log_of(redis: Redis, job_id: str) -> list[AnyEvent]:
 def ended(redis: Redis, job_id: str, seconds: float = 20) -> list[AnyEvent]:
     """The log of a job, once it has ended."""
 
-    def probe() -> list[AnyEvent] | None:
-        log = log_of(redis, job_id)
-        return log if log and events.is_terminal(log[-1]) else None
+    def has_ended() -> bool:
+        last: Any = redis.xrevrange(names.events(job_id), count=1)
+        return bool(last) and last[0][1][b"end"] == b"1"
 
-    return until(probe, seconds=seconds, what=f"the end of {job_id}")
+    until(has_ended, seconds=seconds, what=f"the end of {job_id}")
+    return log_of(redis, job_id)
 
 
 def text(log: list[AnyEvent]) -> str:
@@ -154,7 +155,10 @@ def streams(count: int, length: int = 200) -> list[GenerationRequest]:
 def under_way(redis: Redis, requests: Iterable[GenerationRequest], characters: int = 10) -> None:
     """Wait until each has said so much."""
     for request in requests:
+        key = names.events(request.id)
         until(
-            lambda request=request: len(text(log_of(redis, request.id))) > characters,
+            lambda request=request, key=key: (
+                redis.xlen(key) > 2 and len(text(log_of(redis, request.id))) > characters
+            ),
             what="some tokens",
         )

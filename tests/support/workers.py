@@ -154,7 +154,7 @@ def fake_worker(
     settings: Settings, *, step_seconds: float = 0.001, count: int = 1
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Worker processes that serve `settings` and are ready."""
-    with crew(settings, step_seconds=step_seconds) as made:
+    with crew(settings, step_seconds=step_seconds, hurried=True) as made:
         yield [worker.process for worker in made.start(count)]
 
 
