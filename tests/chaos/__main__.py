@@ -20,7 +20,7 @@ from tests.chaos import document, reference
 from tests.chaos.leg import LegResult, LegRun
 from tests.chaos.prompts import Request, requests
 from tests.chaos.record import Record
-from tests.chaos.report import report, total
+from tests.chaos.report import report, silences, total
 from tests.chaos.schedule import plan
 from tests.chaos.start import folder_of_its_own
 from tests.chaos.target import Target, running_target
@@ -44,7 +44,7 @@ def main() -> None:
     console.print(f"\n{text}\n", markup=False)
     if arguments.write:
         document.write("chaos", text)
-    for line in counts.problems[:_PROBLEMS_SHOWN]:
+    for line in [*silences(results), *counts.problems[:_PROBLEMS_SHOWN]]:
         console.print(line, markup=False)
     whole = all(result.records and result.strikes for result in results)
     if not (counts.clean and whole):

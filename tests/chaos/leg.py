@@ -26,8 +26,10 @@ from tests.chaos.target import Target, wait_for
 from tests.chaos.verdict import Answer, Counts, Row, judge
 
 _STREAMING: Final = 4
-"""A fault waits until so many streams have tokens."""
-_STREAMING_SECONDS: Final = 30.0
+"""A fault waits until so many streams have tokens, unless it is to strike on top of another."""
+_FLOWING_SECONDS: Final = 2.0
+"""And until the last event of each is no older than this: each pause has one reason then."""
+_CALM_SECONDS: Final = 30.0
 _WELL_SECONDS: Final = 60.0
 _SETTLE_SECONDS: Final = 90.0
 
@@ -94,8 +96,7 @@ class LegRun:
             if lasting and not fault.overlaps:
                 await asyncio.wait(lasting)
             await asyncio.sleep(fault.gap)
-            if not fault.overlaps:
-                await self._something_to_disturb(crowd)
+            calm = not fault.overlaps and await self._calm(crowd)
             if time.monotonic() > self._until:
                 crowd.give_up()
                 break
@@ -106,7 +107,7 @@ class LegRun:
                 f"{' on top' if fault.overlaps else ''}; "
                 f"{crowd.finished}/{crowd.total} streams have ended"
             )
-            strike = Strike(fault, began=time.monotonic())
+            strike = Strike(fault, began=time.monotonic(), alone=calm)
             self._strikes.append(strike)
             lasting.add(asyncio.create_task(self._strike(faults, strike)))
         if lasting:
@@ -128,14 +129,16 @@ class LegRun:
                 self._troubles.append(f"`minivault up` had ended:\n{self._target.stack.output}")
                 await self._target.start()
 
-    async def _something_to_disturb(self, crowd: Crowd) -> None:
-        """Wait for streams that have tokens. It is no failure if there are none."""
+    async def _calm(self, crowd: Crowd) -> bool:
+        """Wait until there are streams to disturb, and nothing disturbs them; False: in vain."""
 
-        def enough() -> bool:
-            wanted = min(_STREAMING, crowd.total - crowd.finished)
-            return sum(1 for _ in crowd.streaming()) >= wanted
+        def calm() -> bool:
+            streaming = [client.record for client in crowd.streaming()]
+            since = time.monotonic() - _FLOWING_SECONDS
+            enough = len(streaming) >= min(_STREAMING, crowd.total - crowd.finished)
+            return enough and all(record.arrivals[-1].at > since for record in streaming)
 
-        await wait_for(enough, _STREAMING_SECONDS)
+        return await wait_for(calm, _CALM_SECONDS)
 
     async def _settle(self, records: Sequence[Record]) -> list[str]:
         """Wait until nothing is left behind; what is at the deadline."""

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from statistics import median
 from typing import NamedTuple
 
 from bench.measure import quantile
@@ -20,6 +21,8 @@ class Recovery(NamedTuple):
     p50: float
     p99: float
     longest: float
+    lasted: float
+    """The median length of the fault itself."""
 
 
 def pause(record: Record, began: float, ended: float) -> float:
@@ -44,7 +47,8 @@ def _recovery(strikes: Sequence[Strike]) -> Recovery:
         if strike.alone
         for record in strike.hit
     ]
-    return Recovery(len(strikes), len(pauses), *_spread(pauses))
+    lengths = [strike.ended - strike.began for strike in strikes]
+    return Recovery(len(strikes), len(pauses), *_spread(pauses), median(lengths))
 
 
 def _spread(values: Iterable[float]) -> tuple[float, float, float]:
@@ -52,3 +56,26 @@ def _spread(values: Iterable[float]) -> tuple[float, float, float]:
     if not known:
         return (math.nan, math.nan, math.nan)
     return (quantile(known, 0.5), quantile(known, 0.99), max(known))
+
+
+def longest_silences(
+    records: Iterable[Record], strikes: Sequence[Strike], count: int
+) -> list[tuple[float, Record, list[Kind]]]:
+    """The longest of all: seconds, stream, and the faults that struck or lasted meanwhile."""
+    silences = sorted(
+        (
+            (b.at - a.at, a.at, b.at, record)
+            for record in records
+            for a, b in pairwise(record.arrivals)
+        ),
+        key=lambda silence: silence[0],
+        reverse=True,
+    )
+    return [
+        (
+            seconds,
+            record,
+            [each.fault.kind for each in strikes if each.began < b and a < each.ended],
+        )
+        for seconds, a, b, record in silences[:count]
+    ]

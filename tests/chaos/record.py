@@ -41,6 +41,10 @@ class Record:
                 self.trouble.append(f"ended in error {data.get('code')}: {data.get('message')}")
 
     @property
+    def name(self) -> str:
+        return f"stream {self.request.number} ({self.job_id or 'no job'})"
+
+    @property
     def last_seq(self) -> int:
         return self.arrivals[-1].seq if self.arrivals else 0
 

@@ -6,7 +6,8 @@ from typing import Final
 
 from tests.chaos.leg import LegResult
 from tests.chaos.memory import longest_lives
-from tests.chaos.pauses import recoveries
+from tests.chaos.pauses import longest_silences, recoveries
+from tests.chaos.schedule import LASTING
 from tests.chaos.verdict import Counts
 
 _WORDS: Final = {
@@ -30,6 +31,16 @@ def report(results: Sequence[LegResult], provenance: str) -> str:
     return "\n\n".join(
         [provenance, _counts(results), _recoveries(results), _memory(results)],
     )
+
+
+def silences(results: Sequence[LegResult], count: int = 8) -> list[str]:
+    """A line for each of the longest pauses, for whoever wants to know their reasons."""
+    lines = []
+    for result in results:
+        for seconds, record, kinds in longest_silences(result.records, result.strikes, count):
+            reasons = ", ".join(kinds) or "no fault"
+            lines.append(f"{seconds:.1f} s without an event, {record.name}: {reasons}")
+    return lines
 
 
 def total(results: Sequence[LegResult]) -> Counts:
@@ -60,6 +71,7 @@ def _recoveries(results: Sequence[LegResult]) -> str:
         [
             str(kind),
             str(found.faults),
+            _seconds(found.lasted) if kind in LASTING else "",
             str(found.measured),
             _seconds(found.p50),
             _seconds(found.p99),
@@ -67,7 +79,15 @@ def _recoveries(results: Sequence[LegResult]) -> str:
         ]
         for kind, found in recoveries(strikes).items()
     ]
-    head = ["fault", "times", "streams measured", "pause p50, s", "p99, s", "longest, s"]
+    head = [
+        "fault",
+        "times",
+        "lasted p50, s",
+        "streams measured",
+        "pause p50, s",
+        "p99, s",
+        "longest, s",
+    ]
     return table(head, lines)
 
 

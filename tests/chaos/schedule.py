@@ -73,6 +73,8 @@ _SECONDS: Final[dict[Kind, tuple[float, float]]] = {
     Kind.DATABASE_LOCK: (5, 20),
 }
 """How long it lasts, between these."""
+LASTING: Final = frozenset(_SECONDS)
+"""What lasts, and is no blow."""
 _GAP_SECONDS: Final = (1.0, 5.0)
 _OVERLAP_SHARE: Final = 0.25
 _EMBEDDED_SHARE: Final = 0.6

@@ -25,7 +25,7 @@ class Strike:
 
 
 def mark_overlaps(strikes: Sequence[Strike]) -> None:
-    """A fault was alone if all was well again before the next one struck."""
+    """No fault was alone that was not over, with all its consequences, as the next one struck."""
     for earlier, later in pairwise(strikes):
         if earlier.well is None or later.began < earlier.well:
             earlier.alone = later.alone = False

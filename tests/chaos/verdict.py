@@ -95,7 +95,7 @@ def judge(
 def judge_stream(record: Record, log: Sequence[AnyEvent], counts: Counts) -> None:
     """Every event of the log once, in order, and the log whole."""
     received = Counter(arrival.seq for arrival in record.arrivals)
-    name = _name(record)
+    name = record.name
     for event in log:
         times = received.pop(event.seq, 0)
         if times == 0:
@@ -126,7 +126,7 @@ def judge_text(record: Record, answer: Answer | None, counts: Counts) -> None:
         return
     if answer is None:
         counts.different += 1
-        counts.problems.append(f"{_name(record)}: there is no undisturbed run to compare with")
+        counts.problems.append(f"{record.name}: there is no undisturbed run to compare with")
     elif (record.text, record.usage.get("completion_tokens")) != answer:
         counts.different += 1
         at = next(
@@ -134,13 +134,13 @@ def judge_text(record: Record, answer: Answer | None, counts: Counts) -> None:
             min(len(record.text), len(answer.text)),
         )
         counts.problems.append(
-            f"{_name(record)}: differs at character {at}: ...{record.text[at : at + 30]!r} "
+            f"{record.name}: differs at character {at}: ...{record.text[at : at + 30]!r} "
             f"instead of ...{answer.text[at : at + 30]!r}"
         )
 
 
 def judge_rows(record: Record, rows: Sequence[Row], counts: Counts) -> None:
-    name = _name(record)
+    name = record.name
     counts.rows_double += max(0, len(rows) - 1)
     if len(rows) > 1:
         counts.problems.append(f"{name}: {len(rows)} rows")
@@ -174,7 +174,3 @@ def _torn(record: Record, log: Sequence[AnyEvent], unknown: Sequence[int]) -> st
 
 def _weight(event: AnyEvent) -> int:
     return max(1, len(event.ids)) if isinstance(event, Token) else 1
-
-
-def _name(record: Record) -> str:
-    return f"stream {record.request.number} ({record.job_id or 'no job'})"

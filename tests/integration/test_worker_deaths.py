@@ -239,6 +239,7 @@ def test_a_job_is_given_up_and_taken_up_again(
     served: Settings, queue: Submitter, redis: Redis
 ) -> None:
     """A claim that is taken away and comes back to the same worker is another claim."""
+    served = served.model_copy(update={"slots": 1})  # so that it needs the one it had
     request = generation("y" * 150)
     with crew(served, step_seconds=0.01, hurried=True) as workers:
         worker = workers.start_one()

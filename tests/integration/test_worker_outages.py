@@ -15,10 +15,11 @@ from cli.embedded import valkey_folder
 from shared import names
 from shared.events import Resumed
 from shared.job import GenerationRequest
+from shared.ledger import worker_of
 from shared.redis import connect
 from shared.settings import Settings
 from tests.support.checks import assert_all_whole, rows, wait_until_over
-from tests.support.jobs import MODEL, Submitter, ended, generation, log_of, streams, under_way
+from tests.support.jobs import MODEL, Submitter, ended, generation, ledger, log_of, streams, under_way
 from tests.support.poll import until
 from tests.support.traps import Trap
 from tests.support.valkey import running_valkey
@@ -121,7 +122,8 @@ def test_redis_that_dies_as_a_job_is_begun(
         request = generation("hello")
         Submitter(alone).submit(request)
         until(lambda: trap.has_sprung, what="the death of Valkey")
-        server.process.wait(timeout=10)
+        server.kill()
+        time.sleep(1)
         server.start()
         assert_all_whole(alone, client, request)
         assert worker.process.poll() is None
@@ -166,6 +168,8 @@ def test_a_worker_that_is_told_to_stop_loses_nothing(
         stopped.process.send_signal(signal.SIGTERM)
         began = time.monotonic()
         assert stopped.process.wait(timeout=20) == 0
+        owners = ledger(client).owners().values()  # it has let go itself
+        assert {worker_of(owner) for owner in owners} == {other.name}
         assert time.monotonic() - began < alone.shutdown_grace + 2
         assert_all_whole(alone, client, *requests)
         assert other.process.poll() is None
