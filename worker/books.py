@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from redis import Redis
+from redis.exceptions import RedisError
 from rq.exceptions import NoSuchJobError
 from rq.executions import Execution, ExecutionRegistry
 from rq.job import Job, JobStatus
@@ -50,9 +51,13 @@ class Books:
             return
         if job.get_status(refresh=False) in (JobStatus.FINISHED, JobStatus.FAILED):
             return
-        execution = self._worker.prepare_execution(job)
+        try:
+            execution = self._worker.prepare_execution(job)
+            self._worker.prepare_job_execution(job)
+        except RedisError:
+            self._forget_executions(run.id)
+            raise
         self._tickets[run.key] = _Ticket(job, execution)
-        self._worker.prepare_job_execution(job)
 
     def close(self, run: Run, outcome: Outcome) -> None:
         """Write down how the job ended, in one transaction."""
@@ -88,6 +93,12 @@ class Books:
             self._worker.cleanup_execution(job, pipe, execution)
             pipe.execute()
         del self._tickets[run.key]
+
+    def _forget_executions(self, job_id: str) -> None:
+        """RQ's worker calls itself busy for as long as it knows of one."""
+        known = self._worker.executions
+        for execution in [each for each in known.values() if each.job_id == job_id]:
+            del known[execution.id]
 
     def discard(self, run: Run) -> None:
         """Forget a run that does not end here."""

@@ -9,9 +9,9 @@ from pathlib import Path
 from redis import Redis
 
 from cli.client import is_ready
-from shared.settings import PREFIX, load_settings
+from shared.settings import load_settings
 from tests.chaos.living import Living, living
-from tests.chaos.target import OutsideValkey, answers, processes_with, wait_for
+from tests.chaos.target import OutsideValkey, answers, kill_all_in, wait_for
 from tests.support.models import seed_real_model
 from tests.support.stack import MINIVAULT, Stack
 
@@ -45,8 +45,7 @@ class ByHand:
         return living(self.redis, [process.pid for process in self._processes["worker"]])
 
     def kill(self) -> None:
-        for found in processes_with(PREFIX + "DATA_DIR", str(self.settings.data_dir)):
-            found.kill()
+        kill_all_in(self._stack.folder)
         for processes in self._processes.values():
             for process in processes:
                 process.wait(timeout=10)

@@ -34,7 +34,7 @@ from tests.chaos.start import folder_of_its_own
 from tests.chaos.target import Target, running_target, wait_for
 
 _STREAMS: Final = 8
-_TOKENS: Final = 96
+_TOKENS: Final = 64
 _ARRIVAL_SECONDS: Final = 0.5
 """What was on its way when the worker died may still arrive."""
 _WELL_SECONDS: Final = 60.0

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from cli import state
 from cli.client import is_ready
 from cli.embedded import valkey_command
-from shared.settings import PREFIX, Settings, load_settings
+from shared.settings import Settings, load_settings
 from tests.chaos.living import Living, living
 from tests.chaos.proxy import Proxy
 from tests.chaos.schedule import Phase
@@ -95,8 +95,7 @@ class Target:
         if self.stack.process is not None and self.stack.process.poll() is None:
             self.stack.process.kill()
             self.stack.process.wait(timeout=10)
-        for process in processes_with(PREFIX + "DATA_DIR", str(self.stack.data)):
-            process.kill()
+        kill_all_in(self.stack.folder)
         self.redis.close()
 
     def _keep_logs(self) -> None:
@@ -182,13 +181,11 @@ def answers(redis: Redis) -> bool:
         return False
 
 
-def processes_with(name: str, value: str) -> list[psutil.Process]:
-    """Processes that were given an environment variable with this value."""
-    found = []
+def kill_all_in(folder: Path) -> None:
+    """Every process whose current folder lies there, as that of all processes of a stack does."""
     for process in psutil.process_iter():
         try:
-            if process.environ().get(name) == value:
-                found.append(process)
+            if Path(process.cwd()).is_relative_to(folder):
+                process.kill()
         except psutil.Error:
             continue
-    return found

@@ -51,6 +51,15 @@ PROMPTS = [
 MAX_TOKENS = 16
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Other tests run beside these: OpenMP's threads would wait for each other's cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def real(real_model_folder: str) -> tuple[Any, Any]:
     tokenizer = AutoTokenizer.from_pretrained(real_model_folder)

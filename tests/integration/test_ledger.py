@@ -1,78 +1,25 @@
 """Each step of a job from one state to the next, by the real scripts on a real server."""
 
 import pytest
-from hypothesis import HealthCheck
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
-from hypothesis.stateful import (
-    Bundle,
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    rule,
-    run_state_machine_as_test,
-)
 from redis import Redis
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
 from shared import names
 from shared.claim import Claim
-from shared.errors import (
-    IdempotencyConflictError,
-    QueueFullError,
-    TooManyInFlightError,
-)
-from shared.events import Failed, Queued, Started, Timings, Usage
+from shared.errors import IdempotencyConflictError, QueueFullError, TooManyInFlightError
+from shared.events import Queued
 from shared.failed import put_back
-from shared.job import GenerationRequest
-from shared.ledger import Ledger, report_death
+from shared.ledger import report_death
 from shared.queue import Idempotency, rq_queue, workers
 from shared.settings import Settings
+from tests.support.books import failure, left, listed, prompts, take_all, taken
 from tests.support.jobs import MODEL, Submitter, append, generation, ledger, log_of
 
 
 @pytest.fixture
 def queue(settings: Settings) -> Submitter:
     return Submitter(settings)
-
-
-def prompts(*names_of_jobs: str, **more: object) -> list[GenerationRequest]:
-    return [generation(name, **more) for name in names_of_jobs]
-
-
-def take_all(book: Ledger) -> list[Claim]:
-    claims = []
-    while (claim := book.take()) is not None:
-        claims.append(claim)
-    return claims
-
-
-def taken(redis: Redis, request: GenerationRequest) -> Claim:
-    claim = ledger(redis).take()
-    assert claim is not None
-    assert claim.job_id == request.id
-    return claim
-
-
-def failure(seq: int) -> Failed:
-    return Failed(
-        seq=seq,
-        code="generation_failed",
-        message="it broke",
-        usage=Usage(prompt_tokens=1, completion_tokens=0),
-        timings=Timings(queue=0, prefill=0, decode=0, total=0),
-    )
-
-
-def listed(redis: Redis) -> list[str]:
-    """What RQ's dashboards show of the queue."""
-    return rq_queue(redis, MODEL).job_ids
-
-
-def left(redis: Redis) -> set[str]:
-    """Keys that stay for ever unless somebody strikes them."""
-    return {key.decode() for key in redis.keys("minivault:*") if redis.ttl(key) == -1}
 
 
 # Submission
@@ -219,82 +166,6 @@ def test_what_was_taken_out_of_rq_by_hand_is_not_run(queue: Submitter, redis: Re
     assert [claim.job_id for claim in take_all(ledger(redis))] == [kept.id]
     for request in (out, deleted):
         assert ledger(redis).seize(request.id, MODEL) is not None
-
-
-# Turns
-
-
-def test_a_newcomer_is_next_whoever_has_a_backlog(queue: Submitter, redis: Redis) -> None:
-    book = ledger(redis)
-    queue.submit(*(generation(client="A") for _ in range(100)))
-    served = [book.take() for _ in range(10)]
-    assert None not in served
-    newcomer = generation(client="B")
-    queue.submit(newcomer)
-    following = [claim.job_id for claim in (book.take(), book.take(), book.take()) if claim]
-    assert newcomer.id in following
-    assert len(take_all(book)) == 101 - 10 - 3
-
-
-def test_two_backlogs_alternate(queue: Submitter, redis: Redis) -> None:
-    requests = [generation(client="A") for _ in range(6)]
-    requests += [generation(client="B") for _ in range(6)]
-    queue.submit(*requests)
-    client_of = {request.id: request.client for request in requests}
-    order = [client_of[claim.job_id] for claim in take_all(ledger(redis))]
-    assert all(set(pair) == {"A", "B"} for pair in zip(order[::2], order[1::2], strict=True))
-
-
-def test_who_was_idle_has_saved_up_nothing(queue: Submitter, redis: Redis) -> None:
-    """Nor does one who was served last wait for more than his turn."""
-    book = ledger(redis)
-    queue.submit(*(generation(client="A") for _ in range(20)))
-    take_all(book)
-    requests = [generation(client="B") for _ in range(4)] + [
-        generation(client="A") for _ in range(4)
-    ]
-    queue.submit(*requests)
-    client_of = {request.id: request.client for request in requests}
-    order = [client_of[claim.job_id] for claim in take_all(book)]
-    assert all(set(pair) == {"A", "B"} for pair in zip(order[::2], order[1::2], strict=True))
-
-
-def test_higher_priorities_come_first_and_are_fair_among_themselves(
-    queue: Submitter, redis: Redis
-) -> None:
-    requests = [
-        generation(client=client, priority=priority) for priority in (0, 9, 5) for client in "AAB"
-    ]
-    queue.submit(*requests)
-    by_id = {request.id: request for request in requests}
-    order = [by_id[claim.job_id] for claim in take_all(ledger(redis))]
-    assert [request.priority for request in order] == [9] * 3 + [5] * 3 + [0] * 3
-    assert all(order[i].client != order[i + 1].client for i in (0, 3, 6))
-
-
-def test_models_take_turns(settings: Settings, redis: Redis) -> None:
-    both = settings.model_copy(update={"models": (MODEL, "distilgpt2")})
-    Submitter(both).submit(
-        *(generation(model=MODEL) for _ in range(3)),
-        *(generation(model="distilgpt2") for _ in range(3)),
-    )
-    claims = take_all(Ledger(redis, "test", both.models))
-    assert [claim.model for claim in claims] == [MODEL, "distilgpt2"] * 3
-
-
-def test_clients_that_have_gone_leave_no_trace(queue: Submitter, redis: Redis) -> None:
-    """Not even where each of a thousand comes once."""
-    book = ledger(redis)
-    for number in range(20):
-        (request,) = prompts("a", client=f"client-{number}")
-        queue.submit(request)
-        claim = book.take()
-        assert claim is not None
-        append(redis, claim, failure(2))
-        assert book.finish(claim, request, saved=True, log_ttl=60)
-    assert left(redis) <= {names.clock(MODEL), names.wake(MODEL), names.PACE}
-    assert redis.hlen(names.clock(MODEL)) == 1
-    assert redis.llen(names.wake(MODEL)) <= 64
 
 
 # The end
@@ -479,155 +350,3 @@ def test_what_has_not_failed_is_not_put_back(queue: Submitter, redis: Redis) -> 
     taken(redis, request)
     assert not put_back(redis, request.id)
     assert ledger(redis).owners() == {request.id: "test/1"}
-
-
-# All of it together
-
-
-class Life(RuleBasedStateMachine):
-    """Jobs in any order of events; `model` says in which state each ought to be."""
-
-    server: Redis
-    queue: Submitter
-
-    jobs = Bundle("jobs")
-    claims = Bundle("claims")
-    """Held, lost, or of jobs that are over: whoever holds one may try it at any time."""
-
-    @initialize()
-    def empty(self) -> None:
-        self.server.flushall()
-        self.ledgers = [ledger(self.server, name) for name in ("w0", "w1")]
-        self.requests: dict[str, GenerationRequest] = {}
-        self.owners: dict[str, str] = {}
-        self.waiting: set[str] = set()
-        self.unsaved: set[str] = set()
-        self.ended: set[str] = set()
-        """By their logs."""
-        self.finished: dict[str, int] = {}
-
-    @rule(target=jobs, client=st.sampled_from("AB"), priority=st.sampled_from([0, 9]))
-    def submit(self, client: str, priority: int) -> str:
-        request = generation(client=client, priority=priority)
-        self.queue.submit(request)
-        self.requests[request.id] = request
-        self.waiting.add(request.id)
-        return request.id
-
-    @rule(target=claims, worker=st.sampled_from([0, 1]))
-    def take(self, worker: int) -> Claim:
-        claim = self.ledgers[worker].take()
-        assert (claim is not None) == bool(self.waiting)
-        if claim is None:
-            return Claim("job-none", MODEL, "nobody/1")
-        self.waiting.remove(claim.job_id)
-        self.owners[claim.job_id] = claim.owner
-        return claim
-
-    @rule(target=claims, job_id=jobs, worker=st.sampled_from([0, 1]), owner_is_known=st.booleans())
-    def seize(self, job_id: str, worker: int, *, owner_is_known: bool) -> Claim:
-        expected = self.owners.get(job_id, "") if owner_is_known else ""
-        claim = self.ledgers[worker].seize(job_id, MODEL, expected=expected)
-        is_there = self._unfinished(job_id) and expected == self.owners.get(job_id, "")
-        assert (claim is not None) == is_there
-        if claim is None:
-            return Claim(job_id, MODEL, "nobody/1")
-        self.waiting.discard(job_id)
-        self.owners[job_id] = claim.owner
-        return claim
-
-    @rule(claim=claims, end=st.booleans())
-    def append(self, claim: Claim, *, end: bool) -> None:
-        seq = len(log_of(self.server, claim.job_id)) + 1
-        event = failure(seq) if end else Started(seq=seq, prompt_tokens=1)
-        may = self._holds(claim) and claim.job_id not in self.ended
-        assert append(self.server, claim, event) == [may]
-        if may and end:
-            self.ended.add(claim.job_id)
-
-    @rule(claim=claims)
-    def put_back(self, claim: Claim) -> None:
-        holds = self._holds(claim)
-        if holds and claim.job_id in self.ended:
-            return  # nobody puts back what has ended
-        assert self.ledgers[0].put_back(claim, 1) == holds
-        if holds:
-            del self.owners[claim.job_id]
-            self.waiting.add(claim.job_id)
-
-    @rule(claim=claims, saved=st.booleans())
-    def finish(self, claim: Claim, *, saved: bool) -> None:
-        holds = self._holds(claim)
-        if claim.job_id not in self.requests:
-            return
-        done = self.ledgers[0].finish(claim, self.requests[claim.job_id], saved=saved, log_ttl=60)
-        may = holds and claim.job_id in self.ended
-        assert done == (may or not self._unfinished(claim.job_id))
-        if may:
-            del self.owners[claim.job_id]
-            self.unsaved.discard(claim.job_id)
-            if saved:
-                self.finished[claim.job_id] = self.finished.get(claim.job_id, 0) + 1
-            else:
-                self.unsaved.add(claim.job_id)
-
-    @rule(job_id=jobs)
-    def cancel(self, job_id: str) -> None:
-        can_end = self._unfinished(job_id) and job_id not in self.unsaved
-        assert self.queue.cancel(job_id) == can_end
-
-    @invariant()
-    def each_job_is_in_one_state(self) -> None:
-        if not hasattr(self, "requests"):
-            return
-        book = self.ledgers[0]
-        unfinished = {job_id for job_id in self.requests if self._unfinished(job_id)}
-        assert members(self.server.zrange(names.JOBS, 0, -1)) == unfinished
-        assert members(self.server.zrange(names.order(MODEL), 0, -1)) == self.waiting
-        assert sorted(listed(self.server)) == sorted(self.waiting)
-        assert book.owners() == self.owners
-        assert members(self.server.smembers(names.UNSAVED)) == self.unsaved
-        assert self.waiting.isdisjoint(self.owners)
-        assert unfinished == self.waiting | set(self.owners) | self.unsaved
-        assert book.stray() == []
-
-    @invariant()
-    def each_is_finished_once(self) -> None:
-        assert set(getattr(self, "finished", {}).values()) <= {1}
-
-    def teardown(self) -> None:
-        """Everything can be brought to its end, and then nothing is left."""
-        book = self.ledgers[0]
-        for job_id in [*self.waiting, *self.owners, *self.unsaved]:
-            claim = book.seize(job_id, MODEL, expected=self.owners.get(job_id, ""))
-            if claim is not None:
-                append(self.server, claim, failure(len(log_of(self.server, job_id)) + 1))
-                assert book.finish(claim, self.requests[job_id], saved=True, log_ttl=60)
-        bounded = {names.clock(MODEL), names.turns(MODEL), names.wake(MODEL), names.PACE}
-        assert left(self.server) <= bounded
-
-    def _unfinished(self, job_id: str) -> bool:
-        return job_id in self.requests and job_id not in self.finished
-
-    def _holds(self, claim: Claim) -> bool:
-        return self.owners.get(claim.job_id) == claim.owner
-
-
-def members(found: list[bytes]) -> set[str]:
-    return {member.decode() for member in found}
-
-
-def test_a_job_is_in_one_state_and_finished_once(queue: Submitter, redis: Redis) -> None:
-    class Here(Life):
-        server = redis
-
-    Here.queue = queue
-    run_state_machine_as_test(
-        Here,
-        settings=hypothesis_settings(
-            max_examples=25,
-            stateful_step_count=30,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )

@@ -19,6 +19,7 @@ from shared.settings import Settings
 from tests.support.checks import (
     assert_all_whole,
     assert_clean,
+    assert_idle,
     assert_whole,
     assert_written,
     rows,
@@ -59,20 +60,6 @@ def resumptions(redis: Redis, request: GenerationRequest) -> list[int]:
     return [event.attempt for event in log_of(redis, request.id) if isinstance(event, Resumed)]
 
 
-def assert_idle(redis: Redis, *workers: WorkerProcess) -> None:
-    """As RQ's dashboards show it."""
-
-    def states() -> set[tuple[str, int]]:
-        names_of_all = {worker.name for worker in workers}
-        return {
-            (worker.get_state(), worker.current_execution_count)
-            for worker in BaseWorker.all(connection=redis)
-            if worker.name in names_of_all
-        }
-
-    until(lambda: states() == {("idle", 0)}, what="idle workers")
-
-
 def test_a_death_that_is_told_is_a_short_pause(
     served: Settings, queue: Submitter, redis: Redis
 ) -> None:
@@ -91,7 +78,7 @@ def test_a_death_that_is_told_is_a_short_pause(
                 until(lambda request=request: resumptions(redis, request), what="the resumption")
         assert time.monotonic() - killed_at < 2
         assert_all_whole(served, redis, *requests)
-        assert_idle(redis, second)
+        assert_idle(redis, second.name)
         until(
             lambda: [worker.name for worker in BaseWorker.all(connection=redis)] == [second.name],
             what="the end of the dead in RQ's list of workers",
@@ -145,7 +132,7 @@ def test_a_frozen_worker_that_wakes_is_fenced_off_and_works_on(
         queue.submit(*more)
         until(lambda: owned_by(redis, frozen) & {r.id for r in more}, what="new jobs for it")
         assert_all_whole(served, redis, *requests, *more)
-        assert_idle(redis, frozen, other)
+        assert_idle(redis, frozen.name, other.name)
     for request in requests:
         assert resumptions(redis, request) == ([2] if request.id in victims else [])
 
@@ -252,7 +239,7 @@ def test_a_job_is_given_up_and_taken_up_again(
         until(lambda: owned_by(redis, worker) == {request.id}, what="the second claim")
         wait_until_over(redis, [request], 20)
         assert_all_whole(served, redis, request)
-        assert_idle(redis, worker)
+        assert_idle(redis, worker.name)
     assert resumptions(redis, request) == [2]
 
 

@@ -13,13 +13,22 @@ from redis import Redis
 
 from cli.embedded import valkey_folder
 from shared import names
+from shared.claim import worker_of
 from shared.events import Resumed
 from shared.job import GenerationRequest
-from shared.ledger import worker_of
 from shared.redis import connect
 from shared.settings import Settings
-from tests.support.checks import assert_all_whole, rows, wait_until_over
-from tests.support.jobs import MODEL, Submitter, ended, generation, ledger, log_of, streams, under_way
+from tests.support.checks import assert_all_whole, assert_idle, rows, wait_until_over
+from tests.support.jobs import (
+    MODEL,
+    Submitter,
+    ended,
+    generation,
+    ledger,
+    log_of,
+    streams,
+    under_way,
+)
 from tests.support.poll import until
 from tests.support.traps import Trap
 from tests.support.valkey import running_valkey
@@ -111,14 +120,15 @@ def test_a_silence_longer_than_a_heartbeats_life_is_held_against_nobody(
     assert resumed(client, [*short, *long]) == []
 
 
+@pytest.mark.parametrize("step", ["before open", "before start"])
 def test_redis_that_dies_as_a_job_is_begun(
-    alone: Settings, server: Server, client: Redis, tmp_path: Path
+    alone: Settings, server: Server, client: Redis, tmp_path: Path, step: str
 ) -> None:
     """RQ's loop would quit between two jobs."""
     trap = Trap(tmp_path)
     with crew(alone, hurried=True) as workers:
         worker = workers.start_one(**trap.environment)
-        trap.set("before open", victim=server.process.pid)
+        trap.set(step, victim=server.process.pid)
         request = generation("hello")
         Submitter(alone).submit(request)
         until(lambda: trap.has_sprung, what="the death of Valkey")
@@ -128,6 +138,7 @@ def test_redis_that_dies_as_a_job_is_begun(
         assert_all_whole(alone, client, request)
         assert worker.process.poll() is None
         until(lambda: workers.info(worker).running == 0, what="an idle worker")
+        assert_idle(client, worker.name)
 
 
 def test_redis_that_lost_what_was_not_yet_on_disk(
@@ -168,8 +179,10 @@ def test_a_worker_that_is_told_to_stop_loses_nothing(
         stopped.process.send_signal(signal.SIGTERM)
         began = time.monotonic()
         assert stopped.process.wait(timeout=20) == 0
-        owners = ledger(client).owners().values()  # it has let go itself
+        # It has let go itself; nobody had to take its jobs for those of a dead worker.
+        owners = ledger(client).owners().values()
         assert {worker_of(owner) for owner in owners} == {other.name}
+        assert client.hlen(names.STRIKES) == 0
         assert time.monotonic() - began < alone.shutdown_grace + 2
         assert_all_whole(alone, client, *requests)
         assert other.process.poll() is None

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from redis import Redis
+from rq.worker import BaseWorker
 
 from shared import events, names
 from shared.events import AnyEvent, Cancelled, Done, Failed
@@ -85,3 +86,16 @@ def assert_clean(redis: Redis, *requests: GenerationRequest) -> None:
         ]
         assert sorted(ended_jobs) == sorted(r.id for r in requests if r.model == model)
     assert redis.keys("rq:execution*") == redis.keys("rq:worker:*:executions") == []
+
+
+def assert_idle(redis: Redis, *workers: str) -> None:
+    """As RQ's dashboards show it."""
+
+    def states() -> set[tuple[str, int]]:
+        return {
+            (worker.get_state(), worker.current_execution_count)
+            for worker in BaseWorker.all(connection=redis)
+            if worker.name in workers
+        }
+
+    until(lambda: states() == {("idle", 0)}, what=f"rest of {workers}")

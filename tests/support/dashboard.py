@@ -10,11 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.error import URLError
 
-from shared import job
-from shared.job import GenerationRequest, SamplingParams
-from shared.queue import JobQueue, rq_queue, workers
+from shared.queue import rq_queue, workers
 from shared.redis import connect
 from shared.settings import PREFIX, Settings
+from tests.support.jobs import Submitter, generation
 from tests.support.poll import until
 from tests.support.workers import fake_worker
 
@@ -45,14 +44,8 @@ def busy_dashboard(settings: Settings) -> Iterator[Dashboard]:
         log.open("wb") as output,
     ):
         model = settings.default_model
-        request = GenerationRequest(
-            id=job.new_job_id(),
-            model=model,
-            prompt=PROMPT * 50,
-            params=SamplingParams(max_tokens=5000, temperature=0, seed=0),
-            created_at=job.now(),
-        )
-        JobQueue(client, settings.models, result_ttl=60).submit(request)
+        request = generation(PROMPT * 50, model=model, max_tokens=5000)
+        Submitter(settings).submit(request)
         rq = rq_queue(client, model)
         until(lambda: len(rq.started_job_registry) == 1, what="the running job")
         (worker,) = workers(client)

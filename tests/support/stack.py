@@ -29,7 +29,9 @@ class Stack:
         self.data = folder / "data"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        given = {"DATA_DIR": self.data, "PORT": self.port, "RATE_LIMIT": "off", **variables}
+        # One thread: other tests run beside, and OpenMP's would wait for each other's cores.
+        usual = {"DATA_DIR": self.data, "PORT": self.port, "RATE_LIMIT": "off", "THREADS": 1}
+        given = {**usual, **variables}
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(PREFIX)},
             **{PREFIX + name: str(value) for name, value in given.items() if value is not None},

@@ -16,7 +16,9 @@ def running_valkey(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
     settings.prepare_data_dir()
     log = settings.logs_dir / "redis.log"
     with log.open("wb") as output:
-        process = subprocess.Popen(valkey_command(settings), stdout=output, stderr=output)
+        # Written at once, so that a kill loses nothing, but not synced: no test cuts the power.
+        command = [*valkey_command(settings), "--appendfsync", "no"]
+        process = subprocess.Popen(command, stdout=output, stderr=output)
         try:
             with redis.Redis.from_url(settings.effective_redis_url) as client:
                 until(lambda: _answers(client), what=f"Valkey's answer (log: {log})")

@@ -188,7 +188,9 @@ async def test_a_failure_ends_a_feed_only_if_nothing_follows_it() -> None:
 @pytest.mark.parametrize("last", [PAGE - 1, PAGE, PAGE + 1, 2 * PAGE, 2 * PAGE + 1])
 async def test_a_long_log_is_read_page_by_page(last: int) -> None:
     log = FakeLog(events_up_to(last), length=last)
-    assert await collect(feed_of(log, Inbox())) == list(range(1, last + 1))
+    feed = Feed("job-x", log.read, Inbox(), after=0, silence=60)  # waits for no silence
+    async with asyncio.timeout(10):
+        assert await collect(feed) == list(range(1, last + 1))
     assert log.reads == last // PAGE + 1
 
 

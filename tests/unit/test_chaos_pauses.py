@@ -2,7 +2,7 @@
 
 import math
 
-from tests.chaos.pauses import pause, recoveries
+from tests.chaos.pauses import longest_silences, pause, recoveries
 from tests.chaos.prompts import Request
 from tests.chaos.record import Arrival, Record
 from tests.chaos.schedule import Fault, Kind
@@ -42,3 +42,9 @@ def test_nobody_was_hit() -> None:
     found = recoveries([strike(1.0, 1.5, 3.0)])[Kind.WORKER_KILL]
     assert found.measured == 0
     assert math.isnan(found.p50)
+
+
+def test_the_longest_silences_name_what_struck_meanwhile() -> None:
+    seen, other = record(1.0, 1.5, 4.0), record(2.0, 3.0)
+    silences = longest_silences([seen, other], [strike(2.0, 2.5, 3.0)], count=2)
+    assert silences == [(2.5, seen, [Kind.WORKER_KILL]), (1.0, other, [Kind.WORKER_KILL])]
