@@ -23,7 +23,7 @@ from rq.job import Job
 from shared import names, scripts
 from shared.claim import SUSPECTED, Claim
 from shared.job import GenerationRequest
-from shared.queue import rq_queue
+from shared.queue import rq_queue, workers
 
 ENDED_TTL: Final = 24 * 3600
 """Seconds beyond its log's life that an ended job is remembered by name."""
@@ -227,11 +227,17 @@ class Ledger:
 
 
 def report_death(redis: Redis, worker: str) -> None:
-    """Tell the sweeps that a worker is no more, so that they need not wait for its silence."""
+    """Tell the sweeps that a worker is no more, so that they need not wait for its silence.
+
+    Each of the others, since the one that hears the common call may be frozen, or the dead one;
+    and whoever starts next.
+    """
+    others = set(workers(redis)) - {worker}
     with redis.pipeline() as pipe:
         pipe.delete(names.worker_info(worker))
-        pipe.rpush(names.CALLS, DEATH + worker)
-        pipe.expire(names.CALLS, 60)
+        for name in (names.CALLS, *(names.calls(other) for other in others)):
+            pipe.rpush(name, DEATH + worker)
+            pipe.expire(name, 60)
         pipe.execute()
 
 

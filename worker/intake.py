@@ -20,7 +20,7 @@ from typing import Any, Final, NoReturn
 
 from redis import Redis
 from redis.exceptions import RedisError
-from rq import Queue
+from rq import Queue, worker_registration
 from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.worker import BaseWorker
@@ -142,8 +142,14 @@ class GenerationWorker(BaseWorker):
         self._start(self._claim)
 
     def renew(self) -> None:
-        """RQ's own heartbeat, and whether the worker is busy."""
+        """RQ's own heartbeat, and whether the worker is busy.
+
+        A worker that stood still for long was struck off RQ's lists, and comes back on them.
+        """
+        if not self.connection.exists(self.key):
+            self.register_birth()  # type: ignore[no-untyped-call]  # RQ
         with self.connection.pipeline() as pipe:
+            worker_registration.register(self, pipe)
             super().heartbeat(HEARTBEAT_TTL, pipe)
             if self.get_state() != WorkerStatus.SUSPENDED:
                 self.set_state(WorkerStatus.IDLE, pipe)
