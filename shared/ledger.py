@@ -22,7 +22,7 @@ from rq.job import Job
 
 from shared import names, scripts
 from shared.claim import SUSPECTED, Claim
-from shared.job import GenerationRequest
+from shared.job import GenerationRequest, now
 from shared.queue import rq_queue, workers
 
 ENDED_TTL: Final = 24 * 3600
@@ -68,7 +68,7 @@ class Ledger:
                     names.STRIKES,
                     rq_queue(self._redis, model).key,
                 ],
-                args=[owner],
+                args=[owner, now()],
             )
             if taken is not None:
                 job_id, strikes = taken

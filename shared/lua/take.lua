@@ -1,14 +1,15 @@
 -- Take the job whose turn it is. From here on it is `owner`'s, or nobody's who lives: there is no
 -- moment at which a job is neither queued nor claimed. Returns its id and its strikes, or nil.
 local jobs, claims, order, clock, turns, deadlines, strikes, rq_list = unpack(KEYS)
-local owner = ARGV[1]
+local owner, now = ARGV[1], tonumber(ARGV[2])
 
 for _, job in ipairs(redis.call('ZRANGE', order, 0, 31)) do
   local turn = tonumber(redis.call('ZSCORE', order, job))
   local unfinished = redis.call('ZSCORE', jobs, job) and redis.call('HEXISTS', claims, job) == 0
-  local listed = redis.call('LREM', rq_list, 0, job) > 0
+  local overdue = tonumber(redis.call('ZSCORE', deadlines, job) or now) < now
+  local listed = not overdue and redis.call('LREM', rq_list, 0, job) > 0
   if listed or not unfinished then redis.call('ZREM', order, job) end
-  -- What is not listed was taken out of RQ's queue by hand: the sweep ends it.
+  -- The sweep ends what is overdue, and what is not listed: it was taken out of RQ's queue by hand.
   if listed and unfinished then
     redis.call('HSET', claims, job, owner)
     redis.call('ZREM', deadlines, job)
