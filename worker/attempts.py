@@ -6,9 +6,7 @@ from collections.abc import Callable, Iterable
 
 from redis.exceptions import RedisError
 
-from shared.claim import Claim
 from shared.ledger import Ledger
-from shared.log import EventLog
 from shared.logging import get_logger
 from worker.books import Books
 from worker.run import Run
@@ -17,11 +15,8 @@ from worker.run import Run
 class Attempts:
     """Every way out is taken once; coming a second time changes nothing."""
 
-    def __init__(
-        self, log: EventLog, ledger: Ledger, books: Books, release: Callable[[], None]
-    ) -> None:
+    def __init__(self, ledger: Ledger, books: Books, release: Callable[[], None]) -> None:
         """`release` gives back the slot of a run that has one."""
-        self._log = log
         self._ledger = ledger
         self._books = books
         self._release = release
@@ -34,19 +29,16 @@ class Attempts:
     def all(self) -> list[Run]:
         return list(self._runs.values())
 
-    def begin(self, claim: Claim, *, in_slot: bool) -> Run:
-        """Where the job's log says it is.
+    def begin(self, run: Run, *, in_slot: bool) -> None:
+        """Open its books and keep it.
 
         Raises:
-            JobNotFoundError, DecodeError: it can't be run.
             RedisError: nothing was begun.
         """
-        run = Run.from_log(claim, *self._log.read_job(claim.job_id))
         self._books.open(run)
         self._runs[run.key] = run
         if in_slot:
             self._in_slots.add(run.key)
-        return run
 
     def finished(self, run: Run) -> None:
         """It has ended, and everything is written."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, TypeAlias
 
 from shared.errors import StoreError
@@ -93,11 +94,8 @@ class Finisher(SideThread):
                 run.fenced = True
         for run, outcome, end in ends:
             if not run.fenced:
-                run.fenced = not self._patience.insist(
-                    lambda run=run, outcome=outcome, end=end: self._let_go(  # type: ignore[misc]
-                        run, outcome, end, saved=saved
-                    )
-                )
+                let_go = partial(self._let_go, run, outcome, end, saved=saved)
+                run.fenced = not self._patience.insist(let_go)
             if run.fenced:
                 self._on_fenced(run)
                 continue

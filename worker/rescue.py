@@ -72,4 +72,5 @@ class Rescue:
         return Run.from_log(claim, *self._log.read_job(job_id))
 
     def _end(self, run: Run, outcome: Outcome) -> None:
-        self._finish(self._attempts.begin(run.claim, in_slot=False), outcome)
+        self._attempts.begin(run, in_slot=False)
+        self._finish(run, outcome)

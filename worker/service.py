@@ -38,7 +38,7 @@ class WorkerService:
     ) -> None:
         self._settings = settings
         self._crashed = False
-        log = EventLog(redis)
+        log = self._log = EventLog(redis)
         ledger = self._ledger = Ledger(redis, name, settings.models)
         self._publisher = Publisher(
             log, on_end=self._on_end, on_fenced=self._on_lost, on_crash=self._on_crash
@@ -61,7 +61,7 @@ class WorkerService:
             on_stop=self._drain,
         )
         books = Books(redis, self._worker)
-        self._attempts = Attempts(log, ledger, books, self._worker.release)
+        self._attempts = Attempts(ledger, books, self._worker.release)
         self._finisher = Finisher(
             store=store,
             log=log,
@@ -118,7 +118,8 @@ class WorkerService:
     def _start(self, claim: Claim) -> None:
         """Begin a job that was taken, in the slot that it was taken for."""
         try:
-            run = self._attempts.begin(claim, in_slot=True)
+            run = Run.from_log(claim, *self._log.read_job(claim.job_id))
+            self._attempts.begin(run, in_slot=True)
         except (RedisError, DecodeError, JobNotFoundError) as error:
             # Left to the sweep, which finds a claim of ours for which there is no run.
             get_logger().warning("job not begun", job=claim.job_id, reason=str(error))
