@@ -7,14 +7,13 @@ from typing import Any, Final
 
 import msgspec
 from redis import Redis
-from rq import Queue
 from rq.job import Job
 from rq.utils import current_timestamp, str_to_date
 
 from shared import events, names
 from shared.claim import worker_of
 from shared.events import Failed
-from shared.queue import rq_queue, workers
+from shared.queue import queued_models, rq_queue, workers
 
 WAITING: Final = "waiting"
 RUNNING: Final = "running"
@@ -49,9 +48,7 @@ class Books:
         self._redis = redis
         self.workers = workers(redis)
         """Live ones. One that has just died counts as live for a moment, unless it was told of."""
-        prefix = Queue.redis_queue_namespace_prefix + names.queue("")
-        queues = _texts(redis.smembers(Queue.redis_queues_keys))
-        models = sorted(each.removeprefix(prefix) for each in queues if each.startswith(prefix))
+        models = queued_models(redis)
         with redis.pipeline() as pipe:
             pipe.zrange(names.JOBS, 0, -1, withscores=True)
             pipe.hgetall(names.CLAIMS)

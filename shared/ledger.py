@@ -17,13 +17,12 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from redis import Redis
-from rq import Queue
 from rq.job import Job
 
 from shared import names, scripts
 from shared.claim import SUSPECTED, Claim
 from shared.job import GenerationRequest, now
-from shared.queue import rq_queue, workers
+from shared.queue import queued_models, rq_queue, workers
 
 ENDED_TTL: Final = 24 * 3600
 """Seconds beyond its log's life that an ended job is remembered by name."""
@@ -204,9 +203,7 @@ class Ledger:
 
     def stray(self) -> list[str]:
         """Jobs in no state at all, as when the server lost what it had not yet written to disk."""
-        queues = _ids(self._redis.smembers(Queue.redis_queues_keys))
-        prefix = Queue.redis_queue_namespace_prefix + names.queue("")
-        orders = [names.order(queue.removeprefix(prefix)) for queue in queues]
+        orders = [names.order(model) for model in queued_models(self._redis)]
         unfinished = _ids(self._redis.zdiff([names.JOBS, names.UNSAVED, *orders]))
         owners = self.owners()
         return [job_id for job_id in unfinished if job_id not in owners]

@@ -183,6 +183,14 @@ def rq_queue(redis: Redis, model: str) -> Queue:
     return Queue(names.queue(model), connection=redis, serializer=JSONSerializer)
 
 
+def queued_models(redis: Redis) -> list[str]:
+    """Models that jobs were ever submitted for, whoever serves them."""
+    prefix = Queue.redis_queue_namespace_prefix + names.queue("")
+    keys: set[bytes] = redis.smembers(Queue.redis_queues_keys)  # type: ignore[assignment]
+    queues = [key.decode() for key in keys]
+    return sorted(name.removeprefix(prefix) for name in queues if name.startswith(prefix))
+
+
 def workers(redis: Redis) -> dict[str, WorkerInfo]:
     """Live workers by name: those whose heartbeat has not run out."""
     found = {}

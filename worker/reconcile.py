@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from redis import Redis
-from rq import Queue
 from rq.worker_registration import clean_worker_registry
 
 from shared import names
 from shared.events import FinishReason
 from shared.failed import put_back
 from shared.logging import get_logger
-from shared.queue import rq_queue
+from shared.queue import queued_models, rq_queue
 from worker.books import write_off
 from worker.rescue import Rescue
 from worker.run import Outcome
@@ -24,11 +23,9 @@ class Reconciler:
         self._rescue = rescue
 
     def look(self) -> None:
-        prefix = names.queue("")
-        for queue in Queue.all(connection=self._redis):
-            if queue.name.startswith(prefix):
-                self._compare(queue.name.removeprefix(prefix))
-                clean_worker_registry(queue)
+        for model in queued_models(self._redis):
+            self._compare(model)
+            clean_worker_registry(rq_queue(self._redis, model))
 
     def _compare(self, model: str) -> None:
         queue = rq_queue(self._redis, model)
