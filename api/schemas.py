@@ -120,7 +120,7 @@ class GenerateBody(BaseModel):
     )
     ttl: float | None = Field(
         None,
-        gt=0,
+        ge=1,
         description="Seconds that the job may wait for a worker before it ends as `expired`. "
         "Absent: as long as the service allows.",
     )

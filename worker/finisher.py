@@ -9,10 +9,13 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Final, TypeAlias
 
-from shared.errors import StoreError
+from redis.exceptions import RedisError
+
+from shared.errors import DecodeError, JobNotFoundError, StoreError
 from shared.events import Cancelled, Done, Failed
 from shared.ledger import Ledger
 from shared.log import Append, EventLog
@@ -92,6 +95,8 @@ class Finisher(SideThread):
                 run.note(end)
             else:
                 run.fenced = True
+        if saved:
+            self._correct([run for run, _ in fresh if run.fenced])
         for run, outcome, end in ends:
             if not run.fenced:
                 let_go = partial(self._let_go, run, outcome, end, saved=saved)
@@ -134,3 +139,17 @@ class Finisher(SideThread):
             get_logger().error("rows wait for the store", rows=len(ends), reason=str(error))
             return False
         return True
+
+    def _correct(self, fenced: Sequence[Run]) -> None:
+        """Rows of ours that are not what the log says: somebody else had ended the job.
+
+        Where it was begun anew for that, the store has refused ours.
+        """
+        ends = []
+        for stale in fenced:
+            with suppress(JobNotFoundError, DecodeError, RedisError):
+                run = Run.from_log(stale.claim, *self._log.read_job(stale.id))
+                if run.ended is not None:
+                    ends.append((run, run.ended))
+        if ends:
+            self._save(ends)

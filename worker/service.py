@@ -28,6 +28,8 @@ from worker.run import Outcome, Run, outcome_of
 from worker.sweep import Sweep
 
 _POLL: Final = 0.05
+_CLOSING_SECONDS: Final = 2.0
+"""Of the grace time, for the step under way, what is not yet in the logs, and handing back."""
 
 
 class WorkerService:
@@ -138,7 +140,8 @@ class WorkerService:
         """
         # Since then, not since RQ's loop has noticed: whoever asked counts from there.
         since = self._worker.stopping_since or time.monotonic()
-        deadline = since + self._settings.shutdown_grace
+        grace = self._settings.shutdown_grace
+        deadline = since + grace - min(_CLOSING_SECONDS, grace / 3)
         while len(self._attempts) and not self._crashed and time.monotonic() < deadline:
             time.sleep(_POLL)
         self._sweep.stop()

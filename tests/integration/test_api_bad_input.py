@@ -94,6 +94,7 @@ BAD_BODIES: dict[str, tuple[bytes, int, str, str | None]] = {
     "priority-text": (field("priority", "9"), 422, "invalid_request", "priority"),
     "priority-not-allowed": (field("priority", 1), 403, "priority_not_allowed", None),
     "ttl-0": (field("ttl", 0), 422, "invalid_request", "ttl"),
+    "ttl-short": (field("ttl", 0.9), 422, "invalid_request", "ttl"),
     "ttl-long": (field("ttl", 3601), 422, "invalid_request", "ttl"),
     "ttl-inf": (field("ttl", float("inf")), 422, "invalid_request", "ttl"),
     "ttl-text": (field("ttl", "5"), 422, "invalid_request", "ttl"),

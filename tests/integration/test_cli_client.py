@@ -2,7 +2,6 @@
 
 import io
 import json
-import signal
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -407,7 +406,7 @@ def test_an_interrupt_cancels_the_job(run, monkeypatch, command: str) -> None:
 
         def __iter__(self):
             yield from self._stream
-            signal.raise_signal(signal.SIGINT)
+            raise KeyboardInterrupt
 
         def close(self):
             self._stream.close()

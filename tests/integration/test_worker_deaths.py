@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from redis import Redis
 from rq.worker import BaseWorker
+from rq.worker_registration import clean_worker_registry
 
 from shared import names
 from shared.claim import worker_of
-from shared.events import Done, Failed, Resumed
+from shared.events import Cancelled, Done, Failed, Resumed
 from shared.job import GenerationRequest
 from shared.queue import rq_queue
 from shared.settings import Settings
@@ -261,3 +262,39 @@ def test_a_worker_that_wakes_before_it_saves_spoils_no_row(
         queue.submit(after)
         assert_all_whole(served, redis, request, after)
     assert rows(served)[request.id].attempts == 2
+
+
+def test_a_worker_that_wakes_before_it_saves_a_job_that_was_cancelled(
+    served: Settings, queue: Submitter, redis: Redis, tmp_path: Path
+) -> None:
+    """Its row would be of the same attempt: the job was not begun again in order to end."""
+    request, trap = generation("to the end"), Trap(tmp_path)
+    with crew(served, hurried=True) as workers:
+        frozen = workers.start_one(**trap.environment)
+        trap.set("before save", signal.SIGSTOP)
+        queue.submit(request)
+        until(lambda: trap.has_sprung, what="the frozen worker")
+        ledger(redis).give_up(request.id)
+        other = workers.start_one()
+        wait_until_over(redis, [request])
+        assert isinstance(log_of(redis, request.id)[-1], Cancelled)
+        frozen.thaw()
+        other.kill()
+        after = generation("after")  # who ends this one is done with the other
+        queue.submit(after)
+        wait_until_over(redis, [after])
+    assert_written(served, redis, request, after)
+
+
+def test_a_worker_that_wakes_is_on_rqs_lists_again(served: Settings, redis: Redis) -> None:
+    """What stands still for long is struck off by RQ's own cleaning, and by ours."""
+    with crew(served, hurried=True) as workers:
+        frozen = workers.start_one()
+        frozen.freeze()
+        key = BaseWorker.redis_worker_namespace_prefix + frozen.name
+        redis.delete(key)  # as it expires after a while
+        clean_worker_registry(rq_queue(redis, MODEL))
+        assert BaseWorker.all(connection=redis) == []
+        frozen.thaw()
+        assert_idle(redis, frozen.name)
+        assert BaseWorker.all_keys(connection=redis) == [key]

@@ -121,6 +121,7 @@ class ScriptedWorker:
     def run(self) -> None:
         ledger = Ledger(self._redis, self.NAME, [self._model])
         while not self._stopped.is_set():
+            self._redis.delete(names.DEADLINES)  # it does not sweep: who waits too long would hang
             claim = ledger.take()
             if claim is None:
                 time.sleep(0.002)
