@@ -96,7 +96,10 @@ class Settings(BaseSettings):
         3600, ge=10, description="Seconds that an ended job can still be read or replayed."
     )
     shutdown_grace: float = Field(
-        5, ge=0, le=600, description="Seconds in which a stopping process ends or hands back its running work."
+        5,
+        ge=0,
+        le=600,
+        description="Seconds in which a stopping process ends or hands back its running work.",
     )
     dashboard_port: int = Field(9181, ge=1, le=65535, description="Port of `minivault dashboard`.")
     log_format: Literal["console", "json"] = Field("console", description="How logs are written.")

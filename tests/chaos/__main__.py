@@ -21,7 +21,7 @@ from tests.chaos.leg import LegResult, LegRun
 from tests.chaos.prompts import Request, requests
 from tests.chaos.record import Record
 from tests.chaos.report import report, silences, total
-from tests.chaos.schedule import plan
+from tests.chaos.schedule import Leg, outages, plan
 from tests.chaos.start import folder_of_its_own
 from tests.chaos.target import Target, running_target
 from tests.chaos.verdict import Answer
@@ -29,6 +29,7 @@ from tests.chaos.verdict import Answer
 _SETTLE_SECONDS: Final = 20.0
 """What ending the last streams and settling take of a leg's time."""
 _PROBLEMS_SHOWN: Final = 40
+_OUTAGE_STREAMS: Final = 16
 
 console = Console(highlight=False, soft_wrap=True)
 _started = time.monotonic()
@@ -38,12 +39,12 @@ def main() -> None:
     arguments = _arguments()
     folder = folder_of_its_own("chaos")
     say(f"everything that runs lies in {folder}")
-    results = asyncio.run(_run(arguments, folder))
+    results = asyncio.run(_run(_legs(arguments), arguments, folder))
     counts = total(results)
     text = report(results, document.provenance(_command()))
     console.print(f"\n{text}\n", markup=False)
     if arguments.write:
-        document.write("chaos", text)
+        document.write("outages" if arguments.outages else "chaos", text)
     for line in [*silences(results), *counts.problems[:_PROBLEMS_SHOWN]]:
         console.print(line, markup=False)
     whole = all(result.records and result.strikes for result in results)
@@ -68,17 +69,29 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--seconds", type=float, help="end by then, with fewer streams and faults if need be"
     )
+    parser.add_argument(
+        "--outages",
+        type=float,
+        metavar="SECONDS",
+        help="instead of many faults: each that can be so long, in the middle of 16 streams",
+    )
     parser.add_argument("--write", action="store_true", help="put it into docs/reliability.md")
     return parser.parse_args()
 
 
-async def _run(arguments: argparse.Namespace, folder: Path) -> list[LegResult]:
-    asked = requests(arguments.streams, arguments.seed)
+def _legs(arguments: argparse.Namespace) -> list[Leg]:
+    seed = arguments.seed
+    if arguments.outages:
+        return outages(streams=_OUTAGE_STREAMS, seconds=arguments.outages, seed=seed)
+    return plan(streams=arguments.streams, faults=arguments.faults, seed=seed)
+
+
+async def _run(legs: Sequence[Leg], arguments: argparse.Namespace, folder: Path) -> list[LegResult]:
+    asked = requests(legs[-1].streams.stop, arguments.seed)
     undisturbed = reference.load(asked)
     results = []
-    legs = plan(streams=arguments.streams, faults=arguments.faults, seed=arguments.seed)
     for number, leg in enumerate(legs, start=1):
-        say(f"{leg.phase}: {len(leg.streams)} streams, {len(leg.faults)} faults")
+        say(f"{leg.title}: {len(leg.streams)} streams, {len(leg.faults)} faults")
         async with running_target(folder / str(number), leg.phase) as target:
             earlier: list[Record] = []
             if not undisturbed:

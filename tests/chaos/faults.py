@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import resource
 import signal
 import sqlite3
 import time
@@ -52,6 +53,7 @@ class Faults:
             Kind.CLIENT_DROP: self._drop_clients,
             Kind.SLOW_READER: self._stop_reading,
             Kind.DATABASE_LOCK: self._lock_database,
+            Kind.DISK_FULL: self._fill_disk,
         }
 
     async def strike(self, strike: Strike) -> None:
@@ -146,6 +148,20 @@ class Faults:
 
         with closing(await asyncio.to_thread(lock)):
             await asyncio.sleep(strike.fault.seconds)
+
+    async def _fill_disk(self, strike: Strike, draw: random.Random) -> None:
+        """No worker that lives now can write to a file, as on a full disk."""
+        hindered = {}
+        for worker in self._target.living():
+            with suppress(ProcessLookupError):  # another fault was quicker
+                hindered[worker.pid] = resource.prlimit(worker.pid, resource.RLIMIT_FSIZE)
+                resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (0, hindered[worker.pid][1]))
+        try:
+            await asyncio.sleep(strike.fault.seconds)
+        finally:
+            for pid, limits in hindered.items():
+                with suppress(ProcessLookupError):
+                    resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
 
     async def _worker(self, draw: random.Random) -> Living:
         """One that is ready."""

@@ -10,6 +10,7 @@ from tests.chaos.pauses import longest_silences, recoveries
 from tests.chaos.schedule import LASTING
 from tests.chaos.verdict import Counts
 
+_LONG_SECONDS: Final = 60.0
 _WORDS: Final = {
     "lost": "tokens lost",
     "repeated": "tokens repeated",
@@ -28,9 +29,7 @@ _WORDS: Final = {
 
 def report(results: Sequence[LegResult], provenance: str) -> str:
     """Everything that docs/reliability.md shows of a run."""
-    return "\n\n".join(
-        [provenance, _counts(results), _recoveries(results), _memory(results)],
-    )
+    return "\n\n".join([provenance, _counts(results), _recoveries(results), *_memory(results)])
 
 
 def silences(results: Sequence[LegResult], count: int = 8) -> list[str]:
@@ -51,7 +50,7 @@ def total(results: Sequence[LegResult]) -> Counts:
 
 
 def _counts(results: Sequence[LegResult]) -> str:
-    head = ["", *(result.leg.phase for result in results), "together"]
+    head = ["", *(result.leg.title for result in results), "together"]
     columns = [*(result.counts for result in results), total(results)]
     lines = [
         _numbers("streams", [len(result.records) for result in results]),
@@ -91,14 +90,18 @@ def _recoveries(results: Sequence[LegResult]) -> str:
     return table(head, lines)
 
 
-def _memory(results: Sequence[LegResult]) -> str:
+def _memory(results: Sequence[LegResult]) -> list[str]:
+    """Of processes that lived for long enough to grow."""
     lines = []
     for result in results:
         for role, life in sorted(longest_lives(result.lives).items()):
+            if life.seconds < _LONG_SECONDS:
+                continue
             figures = (life.seconds, life.first, life.last, life.highest)
             where = result.leg.phase.partition(",")[0]
             lines.append([f"{role}, {where}", *(f"{figure:.0f}" for figure in figures)])
-    return table(["process that lived longest", "s", "MB at first", "at last", "most"], lines)
+    head = ["process that lived longest", "s", "MB at first", "at last", "most"]
+    return [table(head, lines)] if lines else []
 
 
 def _numbers(name: str, values: Sequence[int]) -> list[str]:

@@ -24,6 +24,7 @@ class Kind(StrEnum):
     CLIENT_DROP = "clients drop at a random byte"
     SLOW_READER = "clients stop reading"
     DATABASE_LOCK = "database locked"
+    DISK_FULL = "workers can't write files"
 
 
 class Phase(StrEnum):
@@ -49,6 +50,7 @@ _WEIGHTS: Final[dict[Phase, dict[Kind, int]]] = {
         Kind.CLIENT_DROP: 3,
         Kind.SLOW_READER: 1,
         Kind.DATABASE_LOCK: 2,
+        Kind.DISK_FULL: 1,
     },
     # Here the harness looks after Valkey, and can keep it away for longer.
     Phase.EXTERNAL: {
@@ -71,6 +73,7 @@ _SECONDS: Final[dict[Kind, tuple[float, float]]] = {
     Kind.REDIS_STALL: (1, 20),
     Kind.SLOW_READER: (5, 40),
     Kind.DATABASE_LOCK: (5, 20),
+    Kind.DISK_FULL: (5, 20),
 }
 """How long it lasts, between these."""
 LASTING: Final = frozenset(_SECONDS)
@@ -78,6 +81,12 @@ LASTING: Final = frozenset(_SECONDS)
 _GAP_SECONDS: Final = (1.0, 5.0)
 _OVERLAP_SHARE: Final = 0.25
 _EMBEDDED_SHARE: Final = 0.6
+_OUTAGES: Final = (
+    (Phase.EXTERNAL, Kind.VALKEY_OUTAGE),
+    (Phase.EXTERNAL, Kind.REDIS_CUT),
+    (Phase.EMBEDDED, Kind.DATABASE_LOCK),
+    (Phase.EMBEDDED, Kind.DISK_FULL),
+)
 
 
 @dataclass(frozen=True)
@@ -102,6 +111,10 @@ class Leg:
     streams: range
     faults: Sequence[Fault]
 
+    @property
+    def title(self) -> str:
+        return str(self.faults[0].kind if len(self.faults) == 1 else self.phase)
+
 
 def plan(*, streams: int, faults: int, seed: int) -> list[Leg]:
     """Both legs of a run.
@@ -114,6 +127,19 @@ def plan(*, streams: int, faults: int, seed: int) -> list[Leg]:
     return [
         Leg(Phase.EMBEDDED, range(cut), _faults(Phase.EMBEDDED, 0, share, draw)),
         Leg(Phase.EXTERNAL, range(cut, streams), _faults(Phase.EXTERNAL, share, faults, draw)),
+    ]
+
+
+def outages(*, streams: int, seconds: float, seed: int) -> list[Leg]:
+    """For each that can be long, a leg with nothing else in the middle of its streams."""
+    draw = random.Random(f"outages {seed}")
+    return [
+        Leg(
+            phase,
+            range(number * streams, (number + 1) * streams),
+            [Fault(number, kind, 1.0, False, seconds, draw.randrange(2**32))],
+        )
+        for number, (phase, kind) in enumerate(_OUTAGES)
     ]
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.chaos.prompts import digest, requests
-from tests.chaos.schedule import Kind, Phase, plan
+from tests.chaos.schedule import Kind, Phase, outages, plan
 
 
 def test_a_seed_decides_everything() -> None:
@@ -43,3 +43,11 @@ def test_half_of_the_requests_are_greedy_and_the_rest_have_seeds() -> None:
     assert all("seed" in request.body for request in sampled)
     assert len({request.body["prompt"] for request in asked}) == 500
     assert {32 <= request.body["max_tokens"] <= 96 for request in asked} == {True}
+
+
+def test_outages_come_one_at_a_time_each_with_streams_of_its_own() -> None:
+    legs = outages(streams=16, seconds=20, seed=1)
+    assert [stream for leg in legs for stream in leg.streams] == list(range(64))
+    faults = [fault for leg in legs for fault in leg.faults]
+    assert len(faults) == len({fault.kind for fault in faults}) == len(legs)
+    assert {(fault.seconds, fault.overlaps) for fault in faults} == {(20, False)}
