@@ -1,10 +1,11 @@
 """Who waits, who runs, and whose job it is: the workers' side of the queues.
 
-A job that is not over is in exactly one of these states, and a single script moves it on:
+A job that is not over is in one of these states, and a single script moves it on:
 
 - **waiting**: in `order` and in RQ's list;
 - **claimed**: its owner stands in `CLAIMS`, be it a worker that runs it or a sweep that ends it;
-- **unsaved**: it has ended, but the store has not taken its row yet.
+- **unsaved**: it has ended, but the store has not taken its row yet. It is claimed as well while
+  a sweep tries again.
 
 A claim is a fencing token (Kleppmann, "How to do distributed locking"): only its holder may
 append to the job's log, and a new claim makes the old one worthless.

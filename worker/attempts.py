@@ -40,10 +40,6 @@ class Attempts:
         if in_slot:
             self._in_slots.add(run.key)
 
-    def finished(self, run: Run) -> None:
-        """It has ended, and everything is written."""
-        self._forget(run)
-
     def lost(self, run: Run) -> None:
         """Somebody else owns the job now."""
         if run.key not in self._runs:
@@ -53,7 +49,7 @@ class Attempts:
             self._books.discard(run)
         except RedisError as error:  # whoever took the job has struck our books already
             get_logger().warning("books left open", job=run.id, reason=str(error))
-        self._forget(run)
+        self.forget(run)
 
     def hand_back(self, runs: Iterable[Run]) -> None:
         """Put unfinished runs back at the front of their queues, for another worker."""
@@ -64,9 +60,10 @@ class Attempts:
                     get_logger().info("job handed back", job=run.id, tokens=len(run.ids))
             except RedisError as error:  # another worker's sweep will find it
                 get_logger().warning("job left behind", job=run.id, reason=str(error))
-            self._forget(run)
+            self.forget(run)
 
-    def _forget(self, run: Run) -> None:
+    def forget(self, run: Run) -> None:
+        """Let go of it, and of its slot."""
         if self._runs.pop(run.key, None) is not None and run.key in self._in_slots:
             self._in_slots.remove(run.key)
             self._release()

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import queue
-import threading
 import time
-from collections import OrderedDict, defaultdict, deque
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from shared.errors import GenerationError, MiniVaultError, ModelUnavailableError
+from shared.errors import GenerationError, MiniVaultError
 from shared.events import FinishReason, Token
 from shared.logging import get_logger
 from worker.engine.base import Output
 from worker.models import LoadedModel, Loader
 from worker.publisher import Publisher
 from worker.run import Outcome, Run, loading
+from worker.shelf import LoadResult, ModelShelf
 from worker.thread import SideThread
 
 _ADMIT_SECONDS: Final = 0.02
@@ -39,7 +38,7 @@ class _Drop:
 @dataclass(frozen=True)
 class _Loaded:
     name: str
-    result: LoadedModel | MiniVaultError
+    result: LoadResult
 
 
 class _Stop:
@@ -63,16 +62,10 @@ class EngineLoop(SideThread):
     ) -> None:
         """`accuse` is called before a suspect is touched, and returns when that is written down."""
         super().__init__("engine", on_crash)
-        self._loader = loader
         self._publisher = publisher
-        self._max_loaded = max_loaded_models
         self._accuse = accuse
         self._commands: queue.SimpleQueue[_Command] = queue.SimpleQueue()
-        self._models: OrderedDict[str, LoadedModel] = OrderedDict()
-        """Least recently used first."""
-        self._loading: str | None = None
-        self._waiting: defaultdict[str, list[Run]] = defaultdict(list)
-        """Runs by the model they wait for."""
+        self._shelf = ModelShelf(loader, max_loaded_models, self._on_loaded)
         self._line: deque[Run] = deque()
         """Runs whose model is loaded, in the order in which they start."""
         self._runs: dict[str, Run] = {}
@@ -84,15 +77,10 @@ class EngineLoop(SideThread):
     def preload(self, name: str) -> None:
         """Load a model before the thread starts.
 
-        On a thread that ends with it, like every load. OpenMP keeps a team of threads for each
-        thread that has ever computed; once there are more of them than cores, all teams go to
-        sleep after every operation instead of waiting for the next one.
-
         Raises:
             ModelUnavailableError: it can't be loaded.
         """
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader") as thread:
-            self._models[name] = thread.submit(self._loader, name).result()
+        self._shelf.preload(name)
 
     def submit(self, run: Run) -> None:
         self._commands.put(_Submit(run))
@@ -109,25 +97,31 @@ class EngineLoop(SideThread):
         """End the thread; returns the runs that were not finished."""
         self._commands.put(_Stop())
         self.join()
-        waiting = (run for runs in self._waiting.values() for run in runs)
-        return [*self._runs.values(), *self._line, *waiting]
+        return [*self._runs.values(), *self._line, *self._shelf.waiting()]
 
     @property
     def loaded(self) -> tuple[str, ...]:
-        return tuple(self._models)
+        return tuple(model.name for model in self._shelf)
 
     @property
     def kv_bytes(self) -> int:
-        return sum(model.engine.kv_bytes for model in list(self._models.values()))
+        return sum(model.engine.kv_bytes for model in self._shelf)
 
     def run(self) -> None:
         while not self._stopping:
             self._turn()
             self._load_next()
 
+    def _load_next(self) -> None:
+        for run in self._shelf.load_next():
+            self._admit(run)
+
+    def _on_loaded(self, name: str, loaded: LoadResult) -> None:
+        self._commands.put(_Loaded(name, loaded))
+
     def _turn(self) -> None:
         """In a frame of its own: a model that is unloaded next must not be held by a name here."""
-        busy = [model for model in self._models.values() if model.engine.has_work]
+        busy = [model for model in self._shelf if model.engine.has_work]
         self._obey(block=not busy and not self._line)
         for model in busy:
             self._step(model)
@@ -153,16 +147,16 @@ class EngineLoop(SideThread):
                     return
 
     def _admit(self, run: Run) -> None:
-        model = self._models.get(run.request.model)
+        model = self._shelf.get(run.request.model)
         if model is None:
             if run.suspect:  # loading can kill, too
                 self._accuse(run)
             self._publisher.publish(run, [loading(run)])
-            self._waiting[run.request.model].append(run)
+            self._shelf.wait(run)
             self._load_next()
             return
-        if self._owes_its_place(model):
-            self._waiting[model.name].append(run)
+        if self._shelf.owes_its_place(model):
+            self._shelf.wait(run)
             return
         self._line.append(run)
         self._open()
@@ -171,7 +165,7 @@ class EngineLoop(SideThread):
         """Start runs that wait in line, while few enough are being started."""
         while self._line and self._may_open(self._line[0]):
             run = self._line.popleft()
-            model = self._models.get(run.request.model)
+            model = self._shelf.get(run.request.model)
             if model is None:  # unloaded meanwhile
                 self._admit(run)
             else:
@@ -184,7 +178,7 @@ class EngineLoop(SideThread):
         return len(self._opening) < _MAX_OPENING
 
     def _enter(self, model: LoadedModel, run: Run) -> None:
-        self._models.move_to_end(model.name)
+        self._shelf.touch(model)
         if run.suspect:
             self._accuse(run)
         try:
@@ -225,7 +219,7 @@ class EngineLoop(SideThread):
 
     def _discard(self, model: LoadedModel) -> None:
         """An engine that raised is not trusted again: its runs fail, the model is reloaded."""
-        del self._models[model.name]
+        self._shelf.discard(model)
         for run in [run for run in self._runs.values() if run.request.model == model.name]:
             del self._runs[run.key]
             self._opening.discard(run.key)
@@ -233,69 +227,22 @@ class EngineLoop(SideThread):
 
     def _drop(self, run: Run, outcome: Outcome | None) -> None:
         if self._runs.pop(run.key, None) is not None:
-            self._models[run.request.model].engine.cancel(run.key)
+            model = self._shelf.get(run.request.model)
+            assert model is not None  # it is busy
+            model.engine.cancel(run.key)
             self._opening.discard(run.key)
         elif run in self._line:
             self._line.remove(run)
-        elif run in self._waiting[run.request.model]:
-            self._waiting[run.request.model].remove(run)
-        else:
+        elif not self._shelf.forget(run):
             return  # has ended
         if outcome is not None:
             self._publisher.end(run, outcome)
 
-    def _load_next(self) -> None:
-        """Begin to load a model that runs wait for, if there is room or an idle one can go."""
-        if self._loading is not None:
-            return
-        wanted = self._wanted()
-        if wanted is None:
-            for name in self._models:
-                for run in self._waiting.pop(name, []):
-                    self._admit(run)
-            return
-        if len(self._models) >= self._max_loaded:
-            idle = [name for name, model in self._models.items() if not model.engine.has_work]
-            if not idle:
-                return
-            get_logger().info("model unloaded", model=idle[0])
-            del self._models[idle[0]]
-        self._loading = wanted
-        threading.Thread(target=self._load, args=(wanted,), name="loader", daemon=True).start()
-
-    def _wanted(self) -> str | None:
-        """The model that runs have waited for longest, of those that are not loaded."""
-        waiting = (name for name, runs in self._waiting.items() if runs)
-        return next((name for name in waiting if name not in self._models), None)
-
-    def _owes_its_place(self, model: LoadedModel) -> bool:
-        """Another model waits for the place of this one, which gets no new runs until then."""
-        return (
-            self._wanted() is not None
-            and len(self._models) >= self._max_loaded
-            and next(iter(self._models)) == model.name
-        )
-
-    def _load(self, name: str) -> None:
-        """On the loader's thread."""
-        result: LoadedModel | MiniVaultError
-        try:
-            result = self._loader(name)
-        except MiniVaultError as error:
-            result = error
-        except Exception as error:  # noqa: BLE001  (a thread's last word must reach the loop)
-            get_logger().exception("loading failed", model=name)
-            result = ModelUnavailableError(f"Model {name!r} can't be loaded: {error}")
-        self._commands.put(_Loaded(name, result))
-
-    def _take_model(self, name: str, result: LoadedModel | MiniVaultError) -> None:
-        self._loading = None
-        waiting = self._waiting.pop(name, [])
-        if isinstance(result, MiniVaultError):
+    def _take_model(self, name: str, loaded: LoadResult) -> None:
+        waiting = self._shelf.put(name, loaded)
+        if isinstance(loaded, MiniVaultError):
             for run in waiting:
-                self._publisher.end(run, Outcome(FinishReason.ERROR, result))
+                self._publisher.end(run, Outcome(FinishReason.ERROR, loaded))
             return
-        get_logger().info("model loaded", model=name)
-        self._models[name] = result
         self._line.extend(waiting)
         self._open()

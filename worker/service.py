@@ -70,7 +70,7 @@ class WorkerService:
             ledger=ledger,
             result_ttl=settings.result_ttl,
             close_books=books.close,
-            on_finished=self._attempts.finished,
+            on_finished=self._attempts.forget,
             on_fenced=self._on_lost,
             on_crash=self._on_crash,
         )
