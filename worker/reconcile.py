@@ -41,6 +41,8 @@ class Reconciler:
             get_logger().info("job was taken out of its queue by hand", job=job_id)
             self._rescue.end(job_id, Outcome(FinishReason.CANCELLED))
         for job_id in listed - ordered:  # put back
-            if not put_back(self._redis, job_id):
+            if put_back(self._redis, job_id):
+                continue
+            queue.remove(job_id)
+            if not self._redis.exists(names.events(job_id)):
                 write_off(self._redis, job_id, "This job did not come through MiniVault's API.")
-                queue.remove(job_id)

@@ -13,6 +13,7 @@ import httpx
 import psutil
 import pytest
 
+from cli.client import is_ready
 from shared.settings import load_settings
 from tests.support.models import REAL, seed_real_model
 from tests.support.poll import until
@@ -180,7 +181,7 @@ def test_a_terminal_that_is_gone_keeps_nothing_alive(folder: Path) -> None:
     )
     os.close(writer)
     try:
-        until(lambda: _is_ready(stack.url), seconds=60, what="readiness")
+        until(lambda: is_ready(stack.url), seconds=60, what="readiness")
         processes = stack.processes()
         os.close(reader)
         stack.supervisor.send_signal(signal.SIGINT)
@@ -188,13 +189,6 @@ def test_a_terminal_that_is_gone_keeps_nothing_alive(folder: Path) -> None:
         assert [process for process in processes if is_alive(process)] == []
     finally:
         stack.kill()
-
-
-def _is_ready(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/readyz").is_success
-    except httpx.TransportError:
-        return False
 
 
 def test_a_stop_in_the_middle_of_a_long_answer(folder: Path) -> None:
@@ -237,7 +231,7 @@ def test_killed_processes_are_started_again_and_the_service_answers(folder: Path
             killed = stack.pid(role)
             os.kill(killed, signal.SIGKILL)
             until(
-                lambda: stack.pid(role) not in (0, killed) and stack.status()["ready"],  # noqa: B023
+                lambda: stack.pid(role) not in (0, killed) and is_ready(stack.url),  # noqa: B023
                 seconds=40,
                 what=f"a new {role}",
             )

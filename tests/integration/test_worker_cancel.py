@@ -14,6 +14,7 @@ from shared.job import GenerationRequest
 from shared.queue import rq_queue
 from shared.settings import Settings
 from tests.support.checks import (
+    assert_all_whole,
     assert_clean,
     assert_contiguous,
     assert_whole,
@@ -263,6 +264,23 @@ def test_a_running_job_that_is_deleted_in_a_dashboard_runs_on(
         assert len(rq_queue(redis, MODEL).started_job_registry) == 0
         assert worker.process.poll() is None
     assert redis.ttl(Job.key_for(request.id)) != -1  # not left for ever
+
+
+def test_a_running_job_that_is_queued_again_is_run_once(
+    served: Settings, queue: Submitter, redis: Redis
+) -> None:
+    """By RQ's own commands, of which some ask nobody."""
+    request = generation("x" * 150)
+    with crew(served, step_seconds=0.01, hurried=True) as workers:
+        workers.start_one()
+        queue.submit(request)
+        under_way(redis, [request])
+        rq = rq_queue(redis, MODEL)
+        rq.push_job_id(request.id)
+        until(lambda: rq.job_ids == [], what="its removal")
+        assert_all_whole(served, redis, request)
+    assert rq.fetch_job(request.id).get_status() == JobStatus.FINISHED
+    assert rows(served)[request.id].attempts == 1
 
 
 def test_a_job_in_no_state_is_found_and_goes_on(

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import psutil
 
+from cli import state
 from shared.settings import PREFIX, load_settings
 from tests.support.api import free_port
 from tests.support.models import seed_real_model
@@ -85,10 +86,11 @@ class Stack:
         return found
 
     def pid(self, role: str) -> int:
-        """Of a role's first running process, as `status` tells it; 0 if there is none."""
-        for process in self.status()["processes"]:
-            if process["role"] == role and process["state"] == "running":
-                return int(process["pid"])
+        """Of a role's first running process; 0 if there is none."""
+        noted = state.read(load_settings(data_dir=self.data))
+        for process in noted.processes if noted else ():
+            if process.role == role and process.checked().state == "running":
+                return process.pid or 0
         return 0
 
     def processes(self) -> list[psutil.Process]:
