@@ -27,8 +27,7 @@ from shared.queue import queued_models, rq_queue, workers
 
 ENDED_TTL: Final = 24 * 3600
 """Seconds beyond its log's life that an ended job is remembered by name."""
-DEATH: Final = "dead:"
-"""What a call begins with that tells of a worker's death."""
+_DEATH_TTL: Final = 60
 GUILTY: Final = 3
 """Deaths in a row at which a job is given up."""
 _FRONT: Final = -(2.0**52)
@@ -227,15 +226,16 @@ class Ledger:
 def report_death(redis: Redis, worker: str) -> None:
     """Tell the sweeps that a worker is no more, so that they need not wait for its silence.
 
-    Each of the others, since the one that hears the common call may be frozen, or the dead one;
-    and whoever starts next.
+    It is written down, for whoever starts next, and the others are called, each of them: the
+    one that hears a common call may be frozen, or the dead one.
     """
     others = set(workers(redis)) - {worker}
     with redis.pipeline() as pipe:
         pipe.delete(names.worker_info(worker))
-        for name in (names.CALLS, *(names.calls(other) for other in others)):
-            pipe.rpush(name, DEATH + worker)
-            pipe.expire(name, 60)
+        pipe.set(names.death(worker), 1, ex=_DEATH_TTL)
+        for name in map(names.calls, others):
+            pipe.rpush(name, "")
+            pipe.expire(name, _DEATH_TTL)
         pipe.execute()
 
 

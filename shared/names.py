@@ -94,6 +94,11 @@ def worker_info(worker_name: str) -> str:
     return f"minivault:worker:{worker_name}"
 
 
+def death(worker_name: str) -> str:
+    """There for a minute after somebody has seen the worker die."""
+    return f"minivault:death:{worker_name}"
+
+
 def calls(worker_name: str) -> str:
     """As `CALLS`, for one worker alone."""
     return f"{CALLS}:{worker_name}"

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -19,7 +19,7 @@ from shared.claim import worker_of
 from shared.errors import WaitedTooLongError
 from shared.events import FinishReason
 from shared.job import now
-from shared.ledger import DEATH, Ledger
+from shared.ledger import Ledger
 from shared.logging import get_logger
 from worker.attempts import Attempts
 from worker.loop import EngineLoop
@@ -78,35 +78,30 @@ class Sweep(SideThread):
             self._redis.delete(names.calls(self._worker))
 
     def run(self) -> None:
-        told: set[str] = set()
         while not self._stopped.is_set():
             try:
-                self._round(told)
-                told = self._listen()
+                self._round()
+                self._listen()
             except RedisError as error:
                 get_logger().warning("no sweep without Redis", reason=str(error))
                 self._steady_since = None
                 self._stopped.wait(0.5)
 
-    def _listen(self) -> set[str]:
-        """Wait for a call or for the next round; returns the workers that are said to be dead."""
+    def _listen(self) -> None:
+        """Wait for a call or for the next round. One round answers all calls that have come."""
         lists = [names.calls(self._worker), names.CALLS]
-        first: Any = self._redis.blpop(lists, timeout=INTERVAL)
-        calls: list[bytes] = [first[1]] if first else []
-        for name in lists:
-            more: Any = self._redis.lpop(name, _MAX_CALLS)
-            calls += more or []
-        prefix = DEATH.encode()
-        return {call.removeprefix(prefix).decode() for call in calls if call.startswith(prefix)}
+        if self._redis.blpop(lists, timeout=INTERVAL):
+            for name in lists:
+                self._redis.lpop(name, _MAX_CALLS)
 
-    def _round(self, told: set[str]) -> None:
+    def _round(self) -> None:
         steady = self._is_steady()
         runs = self._attempts.all()  # before the owners: a run begins after its claim
         owners = self._ledger.owners()
         self._let_go_of_lost(runs, owners)
         self._cancel(runs, owners)
         self._recover_own(runs, owners)
-        self._recover_dead(owners, told, steady=steady)
+        self._recover_dead(owners, steady=steady)
         if self._redis.set(names.SWEEP, self._worker, nx=True, px=INTERVAL * 900):
             self._common_round(steady=steady)
 
@@ -147,11 +142,11 @@ class Sweep(SideThread):
             if time_now - self._ownerless[owner] > _LOST_SECONDS:
                 self._rescue.recover(job_id, owner=owner)
 
-    def _recover_dead(self, owners: dict[str, str], told: set[str], *, steady: bool) -> None:
-        """Jobs of workers that are said to be dead, or have been silent for too long."""
+    def _recover_dead(self, owners: dict[str, str], *, steady: bool) -> None:
+        """Jobs of workers that were seen to die, or have been silent for too long."""
         others = {worker_of(owner) for owner in owners.values()} - {self._worker}
         silent = {name for name in others if not self._redis.exists(names.worker_info(name))}
-        dead = silent if steady else silent & told
+        dead = {name for name in silent if steady or self._redis.exists(names.death(name))}
         for job_id, owner in owners.items():
             if worker_of(owner) in dead:
                 self._rescue.recover(job_id, owner=owner, died=True)

@@ -96,12 +96,12 @@ class LegRun:
             if lasting and not fault.overlaps:
                 await asyncio.wait(lasting)
             await asyncio.sleep(fault.gap)
+            share = (index + 1) / len(self._leg.faults)
+            crowd.allow(self._at_once + share * (crowd.total - self._at_once))
             calm = not fault.overlaps and await self._calm(crowd)
             if time.monotonic() > self._until:
                 crowd.give_up()
                 break
-            share = (index + 1) / len(self._leg.faults)
-            crowd.allow(self._at_once + share * (crowd.total - self._at_once))
             self._say(
                 f"fault {index + 1}/{len(self._leg.faults)}: {fault.kind}"
                 f"{' on top' if fault.overlaps else ''}; "

@@ -11,7 +11,6 @@ from redis import Redis
 
 from cli.deaths import DeathNotices
 from shared import names
-from shared.ledger import DEATH
 from shared.queue import WorkerInfo, workers
 from shared.redis import connect
 from shared.settings import Settings, load_settings
@@ -37,6 +36,12 @@ def register(redis: Redis, name: str, pid: int, host: str = "", parent: int = 0)
     redis.set(names.worker_info(name), msgspec.json.encode(info), ex=60)
 
 
+def told(redis: Redis) -> set[str]:
+    """Workers that are said to be dead."""
+    prefix = names.death("")
+    return {key.decode().removeprefix(prefix) for key in redis.keys(f"{prefix}*")}
+
+
 @pytest.fixture
 def notices(settings: Settings) -> Iterator[DeathNotices]:
     notices = DeathNotices(settings)
@@ -54,8 +59,8 @@ def test_a_dead_worker_is_told_by_its_name_and_no_other(
     register(redis, "alive", os.getpid())
     register(redis, "elsewhere", PID, host="another-machine")
     notices.tell(PID)
-    until(lambda: redis.llen(names.CALLS), what="the call")
-    assert redis.lrange(names.CALLS, 0, -1) == [f"{DEATH}dead".encode()]
+    until(lambda: told(redis), what="the notice")
+    assert told(redis) == {"dead"}
     assert set(workers(redis)) == {"alive", "elsewhere"}
 
 
@@ -64,16 +69,16 @@ def test_a_worker_is_known_by_the_process_that_would_start_it_again(
 ) -> None:
     register(redis, "fork", os.getpid(), parent=PID)
     notices.tell(PID)
-    until(lambda: redis.llen(names.CALLS), what="the call")
-    assert redis.lrange(names.CALLS, 0, -1) == [f"{DEATH}fork".encode()]
+    until(lambda: told(redis), what="the notice")
+    assert told(redis) == {"fork"}
 
 
 def test_one_whom_redis_does_not_know_is_passed_over(redis: Redis, notices: DeathNotices) -> None:
     register(redis, "dead", PID)
     notices.tell(PID + 1)
     notices.tell(PID)
-    until(lambda: redis.llen(names.CALLS), what="the call")
-    assert redis.lrange(names.CALLS, 0, -1) == [f"{DEATH}dead".encode()]
+    until(lambda: told(redis), what="the notice")
+    assert told(redis) == {"dead"}
 
 
 def test_what_can_not_be_told_is_told_when_redis_is_back(short_tmp: Path) -> None:
@@ -86,7 +91,7 @@ def test_what_can_not_be_told_is_told_when_redis_is_back(short_tmp: Path) -> Non
     notices.start()
     notices.tell(PID)  # returns at once
     with running_valkey(settings), connect(settings, "test") as redis:
-        until(lambda: redis.llen(names.CALLS), what="the call")
+        until(lambda: told(redis), what="the notice")
         assert workers(redis) == {}
         notices.close()
         notices.join(timeout=10)

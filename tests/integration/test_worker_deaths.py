@@ -110,6 +110,22 @@ def test_a_death_that_nobody_tells_is_noticed(
     assert all(resumptions(redis, request) == [2] for request in requests)
 
 
+def test_a_death_that_only_a_successor_can_hear_of(
+    served: Settings, queue: Submitter, redis: Redis
+) -> None:
+    request = generation("x" * 100)
+    with crew(served, step_seconds=0.005) as workers:
+        only = workers.start_one()
+        queue.submit(request)
+        under_way(redis, [request])
+        only.kill()
+        workers.report(only)
+        workers.start_one()
+        # Silence it would hold against nobody for 5 s.
+        until(lambda: resumptions(redis, request), seconds=4, what="the resumption")
+        assert_all_whole(served, redis, request)
+
+
 def test_a_frozen_worker_that_wakes_is_fenced_off_and_works_on(
     served: Settings, queue: Submitter, redis: Redis
 ) -> None:
