@@ -187,7 +187,10 @@ def main() -> None:
         _hurry()
     redis, store = connect(settings, "worker"), Store.open(settings)
     service = WorkerService(settings, redis, _load, store, name=new_worker_name())
-    sys.exit(0 if service.run() else 1)
+    ended_as_asked = service.run()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0 if ended_as_asked else 1)  # as the real one: taking torch apart lasts a second
 
 
 if __name__ == "__main__":
