@@ -11,7 +11,7 @@ from redis import Redis
 from cli.client import is_ready
 from shared.settings import load_settings
 from tests.chaos.living import Living, living
-from tests.chaos.target import OutsideValkey, answers, kill_all_in, wait_for
+from tests.chaos.target import OutsideValkey, answers, wait_for
 from tests.support.models import seed_real_model
 from tests.support.stack import MINIVAULT, Stack
 
@@ -45,7 +45,7 @@ class ByHand:
         return living(self.redis, [process.pid for process in self._processes["worker"]])
 
     def kill(self) -> None:
-        kill_all_in(self._stack.folder)
+        self._stack.kill()
         for processes in self._processes.values():
             for process in processes:
                 process.wait(timeout=10)

@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import IO, Final
 
-import psutil
 from redis import Redis
 from redis.exceptions import RedisError
 
@@ -92,10 +91,7 @@ class Target:
 
     def kill(self) -> None:
         """Leave no process of this stack behind."""
-        if self.stack.process is not None and self.stack.process.poll() is None:
-            self.stack.process.kill()
-            self.stack.process.wait(timeout=10)
-        kill_all_in(self.stack.folder)
+        self.stack.kill()
         self.redis.close()
 
     def _keep_logs(self) -> None:
@@ -179,13 +175,3 @@ def answers(redis: Redis) -> bool:
         return bool(redis.ping())
     except RedisError:
         return False
-
-
-def kill_all_in(folder: Path) -> None:
-    """Every process whose current folder lies there, as that of all processes of a stack does."""
-    for process in psutil.process_iter():
-        try:
-            if Path(process.cwd()).is_relative_to(folder):
-                process.kill()
-        except psutil.Error:
-            continue

@@ -104,13 +104,8 @@ class Stack:
         return self.supervisor.wait(timeout=seconds)
 
     def all_processes(self) -> list[psutil.Process]:
-        """As `processes`, also without a supervisor: all that were started on this data folder."""
-        found = []
-        for process in psutil.process_iter():
-            with suppress(psutil.Error):  # gone, or not to be looked into
-                if process.environ().get(PREFIX + "DATA_DIR") == str(self.data):
-                    found.append(process)
-        return found
+        """As `processes`, also without a supervisor."""
+        return processes_in(self.folder)
 
     def kill(self) -> None:
         """Leave nothing behind, whatever the test did."""
@@ -144,6 +139,19 @@ def running_stack(folder: Path, **variables: Any) -> Iterator[Stack]:
         yield stack
     finally:
         stack.kill()
+
+
+def processes_in(folder: Path) -> list[psutil.Process]:
+    """Those whose current folder lies there, as that of all processes of a stack does.
+
+    Valkey has written its title over its environment, so that does not tell.
+    """
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):  # gone, or not to be looked into
+            if Path(process.cwd()).is_relative_to(folder.resolve()):
+                found.append(process)
+    return found
 
 
 def is_alive(process: psutil.Process) -> bool:
