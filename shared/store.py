@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from shared.settings import Settings
 BUSY_TIMEOUT_MS: Final = 2_000
 """How long a writer waits for another one. Not long: what can't be written now is written later,
 and streams wait for it."""
+_WAL_PAUSE_SECONDS: Final = 0.01
 
 
 class Interaction(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,12 +174,9 @@ def _tune_sqlite(engine: sa.Engine) -> None:
     def on_connect(connection: DBAPIConnection, _: Any) -> None:
         assert isinstance(connection, sqlite3.Connection)
         connection.isolation_level = None  # we say BEGIN ourselves
-        for pragma in (
-            f"busy_timeout = {BUSY_TIMEOUT_MS}",
-            "journal_mode = WAL",
-            "synchronous = NORMAL",
-        ):
-            connection.execute(f"PRAGMA {pragma}")
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        _use_wal(connection)
+        connection.execute("PRAGMA synchronous = NORMAL")
 
     def on_begin(connection: sa.Connection) -> None:
         writes = connection.get_execution_options().get("writes", False)
@@ -185,3 +184,21 @@ def _tune_sqlite(engine: sa.Engine) -> None:
 
     sa.event.listen(engine, "connect", on_connect)
     sa.event.listen(engine, "begin", on_begin)
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """A new database is changed over by whoever opens it first.
+
+    The others are refused at once, whatever their time-out: SQLite lets nobody wait here who
+    reads already, since two of them would wait for each other.
+    """
+    deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(_WAL_PAUSE_SECONDS)
+        else:
+            return

@@ -2,6 +2,7 @@
 
 import sqlite3
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -148,3 +149,16 @@ def test_a_locked_store_can_be_opened(folder: Settings) -> None:
         other.rollback()
     store.save([row("after")])
     assert {found.id for found in store.recent(10)} == {"before", "after"}
+
+
+def test_many_may_open_a_new_store_at_once(tmp_path: Path) -> None:
+    """As workers do that are started together."""
+    for number in range(20):
+        settings = load_settings(data_dir=tmp_path / str(number))
+        settings.prepare_data_dir()
+        with ThreadPoolExecutor(8) as threads:
+            stores = list(threads.map(lambda _: Store.open(settings), range(8)))  # noqa: B023
+        stores[0].save([row("a")])
+        assert stores[-1].recent(10) == [row("a")]
+        for store in stores:
+            store.close()
