@@ -13,7 +13,8 @@ from fastapi_offline import FastAPIOffline
 from api import openapi, problems
 from api.body import BodyLimit
 from api.context import RequestContext
-from api.routes import generate, health, jobs, models
+from api.metrics import ApiMetrics
+from api.routes import generate, health, jobs, metrics, models
 from api.state import State, open_state
 from shared.settings import Settings
 
@@ -32,10 +33,11 @@ class Lifespan(TypedDict):
 
 def create_app(settings: Settings) -> FastAPI:
     """Connects to Redis when it starts and not before."""
+    counted = ApiMetrics()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[Lifespan]:
-        async with open_state(settings) as state:
+        async with open_state(settings, counted) as state:
             yield {"app": state}
 
     # The docs page's scripts come from this process: it has to work without a network.
@@ -49,11 +51,11 @@ def create_app(settings: Settings) -> FastAPI:
         swagger_ui_parameters={"validatorUrl": None},
     )
     routes = list(app.routes)
-    for module in (generate, jobs, models, health):
+    for module in (generate, jobs, models, health, metrics):
         app.include_router(module.router)
         routes += module.router.routes
     problems.install(app, routes)
     openapi.install(app, settings)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    app.add_middleware(RequestContext)  # last added, outermost
+    app.add_middleware(RequestContext, metrics=counted)  # last added, outermost
     return app

@@ -13,13 +13,14 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.metrics import ApiMetrics
 from api.problems import problem
 from shared.errors import MiniVaultError
 from shared.logging import get_logger
 
 HEADER: Final = "X-Request-ID"
-_PROBES: Final = {"/healthz", "/readyz"}
-"""Asked every second by whoever watches; not worth a line each time."""
+_PROBES: Final = {"/healthz", "/metrics", "/readyz"}
+"""Asked every few seconds by whoever watches; not worth a line, nor to be counted."""
 _SANE: Final = re.compile(r"[A-Za-z0-9._:=+/-]{1,128}")
 
 log = get_logger()
@@ -28,8 +29,9 @@ log = get_logger()
 class RequestContext:
     """Gives each request an id that its log lines, its job and its response carry."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: ApiMetrics) -> None:
         self._app = app
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -57,9 +59,11 @@ class RequestContext:
                 if not status:
                     answer = problem("internal_error", MiniVaultError().detail)
                     await answer(scope, receive, send_with_headers)
-            level = logging.DEBUG if scope["path"] in _PROBES else logging.INFO
+            is_probe = scope["path"] in _PROBES
+            if not is_probe:
+                self._metrics.answered(scope["method"], status, scope["state"].get("problem"))
             log.log(
-                level,
+                logging.DEBUG if is_probe else logging.INFO,
                 "request",
                 method=scope["method"],
                 path=scope["path"],

@@ -57,6 +57,8 @@ class Feed:
         self._stopping = stopping
         self._silence = silence
         self._failing_since: float | None = None
+        self.live = False
+        """It has all that there was when it was opened, or has had."""
         self._look_at = 0.0
 
     @property
@@ -83,10 +85,11 @@ class Feed:
                 yield event
             if len(events) == PAGE:
                 events = await self._missed()
-            elif self._latest is not None and is_terminal(self._latest):
+                continue
+            self.live = True
+            if self._latest is not None and is_terminal(self._latest):
                 return
-            else:
-                events = await self._next()
+            events = await self._next()
 
     async def _next(self) -> list[AnyEvent]:
         if self._stopping():

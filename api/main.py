@@ -60,7 +60,7 @@ def run(settings: Settings) -> None:
     configure(settings, PROCESS)
     with connect(settings, PROCESS) as redis:
         require(redis, settings)
-    with listen(settings) as listener:
+    with listen(settings.host, settings.port) as listener:
         server = Server(settings)
 
         def stop(_: int, __: FrameType | None) -> None:

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Route
+from starlette.types import Receive, Scope, Send
 
 from api.errors import FieldProblem, InvalidRequestError
 from shared.errors import MiniVaultError, RedisUnavailableError
@@ -78,6 +79,14 @@ log = get_logger()
 class ProblemResponse(JSONResponse):
     media_type = MEDIA_TYPE
 
+    def __init__(self, document: dict[str, Any], headers: Mapping[str, str] | None) -> None:
+        super().__init__(document, status_code=document["status"], headers=headers)
+        self._code = document["code"]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["state"]["problem"] = self._code  # for whoever counts
+        await super().__call__(scope, receive, send)
+
 
 def problem(
     code: str,
@@ -98,7 +107,7 @@ def problem(
         document["errors"] = [{"field": each.field, "message": each.message} for each in errors]
     if status in _RETRIED:
         headers = {"Retry-After": str(RETRY_AFTER), **(headers or {})}
-    return ProblemResponse(document, status_code=status, headers=headers)
+    return ProblemResponse(document, headers)
 
 
 def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:

@@ -13,6 +13,7 @@ from api.attendance import Attendance
 from api.deadline import in_time
 from api.feed import PAGE, Feed
 from api.hub import Subscriptions
+from api.metrics import ApiMetrics
 from api.pace import Pace
 from shared import log
 from shared.errors import (
@@ -49,6 +50,7 @@ class Relay:
         feeds: set[Feed],
         attendance: Attendance,
         pace: Pace,
+        metrics: ApiMetrics,
     ) -> None:
         """`feeds` is kept to be those open now."""
         self._redis = redis
@@ -58,6 +60,7 @@ class Relay:
         self._feeds = feeds
         self._attendance = attendance
         self._pace = pace
+        self._metrics = metrics
         self._ends_at: float | None = None
 
     @property
@@ -166,7 +169,9 @@ class Relay:
                 events = await log.read(self._redis, job_id, last, count=PAGE)
                 if not events and not await log.exists(self._redis, job_id):
                     raise await self._why_no_log(job_id)
-                return events
+            if events and feed.live:
+                self._metrics.repaired()
+            return events
 
         async with self._subscriptions.subscribe(job_id) as inbox:
             feed = Feed(

@@ -13,6 +13,7 @@ from api.feed import Feed
 from api.hub import Subscriptions
 from api.limits import ClientRateLimiter, limiter
 from api.line import LOOK_SECONDS, Line
+from api.metrics import ApiMetrics
 from api.pace import Pace
 from api.proxies import Proxies
 from api.relay import Relay
@@ -28,14 +29,16 @@ PROCESS = "api"
 class State:
     settings: Settings
     redis: Redis
+    metrics: ApiMetrics
     relay: Relay
     proxies: Proxies
     limiter: ClientRateLimiter | None
 
 
 @asynccontextmanager
-async def open_state(settings: Settings) -> AsyncIterator[State]:
+async def open_state(settings: Settings, metrics: ApiMetrics) -> AsyncIterator[State]:
     feeds: set[Feed] = set()
+    metrics.streams.set_function(lambda: len(feeds))
     with connect(settings, PROCESS) as rq_redis:
         async with connect_async(settings, PROCESS) as redis, Subscriptions(redis) as subscriptions:
             proxies = Proxies(settings.trusted_proxies)
@@ -50,6 +53,7 @@ async def open_state(settings: Settings) -> AsyncIterator[State]:
                 feeds=feeds,
                 attendance=attendance,
                 pace=pace,
+                metrics=metrics,
             )
             async with (
                 repeating(attendance.renew_all, every=attendance.interval),
@@ -58,6 +62,7 @@ async def open_state(settings: Settings) -> AsyncIterator[State]:
                 yield State(
                     settings=settings,
                     redis=redis,
+                    metrics=metrics,
                     relay=relay,
                     proxies=proxies,
                     limiter=limiter(settings.rate_limit, redis, proxies),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
+from typing import Final
+
 from redis import Redis
 from rq import Worker
 from rq.serializers import JSONSerializer
@@ -10,8 +13,12 @@ from rq_dashboard import web
 from rq_dashboard.cli import make_flask_app
 
 from cli import console
+from shared.errors import SettingsError
 from shared.redis import connect, require
-from shared.settings import Settings
+from shared.secret import read_secret
+from shared.settings import PREFIX, Settings
+
+USER: Final = "minivault"
 
 
 class _JsonWorker(Worker):
@@ -27,14 +34,34 @@ def serve(settings: Settings) -> None:
 
     Raises:
         RedisUnavailableError: there is nothing to show.
+        SettingsError: other machines could look, and there is no password.
     """
+    password = _password(settings)
     with connect(settings, "dashboard") as redis:
         require(redis, settings)
-    app = make_flask_app(config=None, username=None, password=None, url_prefix="")
+    app = make_flask_app(
+        config=None, username=USER if password else None, password=password, url_prefix=""
+    )
     app.config["RQ_DASHBOARD_REDIS_URL"] = settings.effective_redis_url
     app.config["DEPRECATED_OPTIONS"] = []  # its pages read this; only its own command sets it
     web.config.serializer = JSONSerializer
     web.Worker = _JsonWorker
     web.setup_rq_connection(app)
-    console.say(f"Dashboard: http://127.0.0.1:{settings.dashboard_port}  (Ctrl-C stops it)")
-    app.run(host="127.0.0.1", port=settings.dashboard_port)
+    host, port = settings.dashboard_host, settings.dashboard_port
+    console.say(f"Dashboard: http://{host}:{port}  (Ctrl-C stops it)")
+    app.run(host=host, port=port)
+
+
+def _password(settings: Settings) -> str | None:
+    if settings.dashboard_password_file is not None:
+        return read_secret(settings.dashboard_password_file, f"{PREFIX}DASHBOARD_PASSWORD_FILE")
+    try:
+        is_private = ipaddress.ip_address(settings.dashboard_host).is_loopback
+    except ValueError:
+        is_private = settings.dashboard_host == "localhost"
+    if not is_private:
+        raise SettingsError(
+            f"Whoever reaches {settings.dashboard_host} could delete jobs. Set "
+            f"{PREFIX}DASHBOARD_PASSWORD_FILE, or leave {PREFIX}DASHBOARD_HOST at 127.0.0.1."
+        )
+    return None

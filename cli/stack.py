@@ -113,12 +113,18 @@ class _Stack:
             self._wait_until(self._redis_answers, "Valkey", _REDIS_START_SECONDS)
         self._start_child("api", "api", [*_program(), "api", "--supervised"])
         for number in range(1, self._settings.workers + 1):
-            self._start_child("worker", f"worker-{number}", [*_program(), "worker", "--supervised"])
+            command = [*_program(), "worker", "--supervised", *self._metrics_port(number)]
+            self._start_child("worker", f"worker-{number}", command)
         self._wait_until(lambda: is_ready(self._url), "API and workers", _READY_SECONDS)
 
     def _start_child(self, role: str, name: str, command: list[str]) -> None:
         log = self._settings.logs_dir / f"{name}.log"
         self._supervisor.start(Child(role, name, command, log, inherited=self._lock.fileno()))
+
+    def _metrics_port(self, number: int) -> list[str]:
+        """Workers on one machine can't share a port; the first gets the one in the settings."""
+        first = self._settings.metrics_port
+        return ["--metrics-port", str(first + number - 1)] if first else []
 
     def _guarded(self, command: list[str]) -> list[str]:
         """Should the supervisor die, the server stops when API and workers surely have."""
@@ -192,7 +198,7 @@ def _require_free_port(settings: Settings) -> None:
     Raises:
         StackError: it can't listen where the settings want it to, or can't be reached there.
     """
-    with listen(settings) as probe:
+    with listen(settings.host, settings.port) as probe:
         try:
             # In a bare network namespace one can listen while the loopback interface is down.
             socket.create_connection(probe.getsockname()[:2], timeout=2).close()

@@ -1,4 +1,4 @@
-"""Where the API listens: tried by whoever starts it, taken by the API itself."""
+"""Addresses that processes listen on: tried by whoever starts one, taken by itself."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ import errno
 import socket
 
 from shared.errors import StackError
-from shared.settings import PREFIX, Settings
+from shared.settings import PREFIX
 
 
-def listen(settings: Settings) -> socket.socket:
+def listen(host: str, port: int, name: str = "") -> socket.socket:
     """Bind before anything else is built, so that a taken port is told in one line.
+
+    `name` begins the names of the two settings, as in `METRICS_HOST` and `METRICS_PORT`.
 
     Raises:
         StackError: the port is taken, or the address is not one of this machine's.
     """
+    host_setting, port_setting = f"{PREFIX}{name}HOST", f"{PREFIX}{name}PORT"
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM
+            host, port, type=socket.SOCK_STREAM
         )[0]
     except (OSError, UnicodeError) as error:
-        raise StackError(
-            f"{settings.host} is no address to listen on. Correct {PREFIX}HOST."
-        ) from error
+        raise StackError(f"{host} is no address to listen on. Correct {host_setting}.") from error
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -32,10 +33,10 @@ def listen(settings: Settings) -> socket.socket:
         listener.close()
         if error.errno == errno.EADDRINUSE:
             raise StackError(
-                f"Port {settings.port} on {settings.host} is taken. Free it, or set {PREFIX}PORT."
+                f"Port {port} on {host} is taken. Free it, or set {port_setting}."
             ) from error
         raise StackError(
-            f"Port {settings.port} on {settings.host} can't be listened on "
-            f"({error.strerror}). Set {PREFIX}HOST or {PREFIX}PORT."
+            f"Port {port} on {host} can't be listened on "
+            f"({error.strerror}). Set {host_setting} or {port_setting}."
         ) from error
     return listener

@@ -19,6 +19,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from shared.errors import DataDirError, SettingsError
+from shared.secret import read_secret
 
 PREFIX = "MINIVAULT_"
 ENV_FILE = ".env"
@@ -43,6 +44,9 @@ class Settings(BaseSettings):
         None,
         description="`redis://`, `rediss://` or `unix://` URL. Unset: an embedded Valkey "
         "in the data folder.",
+    )
+    redis_password_file: Path | None = Field(
+        None, description="File that holds Redis' password, for a URL that has none."
     )
     database_url: str | None = Field(
         None, description="SQLAlchemy URL. Unset: `db/minivault.db` in the data folder."
@@ -101,7 +105,23 @@ class Settings(BaseSettings):
         le=600,
         description="Seconds in which a stopping process ends or hands back its running work.",
     )
+    metrics_host: str = Field("127.0.0.1", description="Address that workers' metrics listen on.")
+    metrics_port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="Port of a worker's `/metrics` and `/healthz`; of several that `up` starts, "
+        "of the first. 0: none. The API has both on its own port.",
+    )
+    dashboard_host: str = Field(
+        "127.0.0.1", description="Address that `minivault dashboard` listens on."
+    )
     dashboard_port: int = Field(9181, ge=1, le=65535, description="Port of `minivault dashboard`.")
+    dashboard_password_file: Path | None = Field(
+        None,
+        description="File that holds the dashboard's password; the user is `minivault`. Needed "
+        "where it listens for other machines.",
+    )
     log_format: Literal["console", "json"] = Field("console", description="How logs are written.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe level that is logged."
@@ -237,7 +257,20 @@ def load_settings(**overrides: Any) -> Settings:
         problems += [_explain(problem) for problem in error.errors()]
     if problems:
         raise SettingsError("\n".join(problems))
-    return settings
+    return _with_redis_password(settings)
+
+
+def _with_redis_password(settings: Settings) -> Settings:
+    if settings.redis_password_file is None:
+        return settings
+    if settings.redis_url is None or "@" in settings.redis_url:
+        raise SettingsError(
+            f"{PREFIX}REDIS_PASSWORD_FILE goes with a {PREFIX}REDIS_URL that has no password."
+        )
+    password = read_secret(settings.redis_password_file, f"{PREFIX}REDIS_PASSWORD_FILE")
+    scheme, _, rest = settings.redis_url.partition("://")
+    url = f"{scheme}://:{quote(password, safe='')}@{rest}"
+    return settings.model_copy(update={"redis_url": url})
 
 
 def _unknown_names() -> list[str]:

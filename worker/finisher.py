@@ -22,6 +22,7 @@ from shared.log import Append, EventLog
 from shared.logging import get_logger
 from shared.queue import FAILURE_TTL
 from shared.store import Store
+from worker.metrics import WorkerMetrics
 from worker.patience import Patience
 from worker.row import row_of
 from worker.run import Outcome, Run
@@ -42,6 +43,7 @@ class Finisher(SideThread):
         store: Store,
         log: EventLog,
         ledger: Ledger,
+        metrics: WorkerMetrics,
         result_ttl: int,
         close_books: Callable[[Run, Outcome], None],
         on_finished: Callable[[Run], None],
@@ -53,6 +55,7 @@ class Finisher(SideThread):
         self._store = store
         self._log = log
         self._ledger = ledger
+        self._metrics = metrics
         self._result_ttl = result_ttl
         self._close_books = close_books
         self._on_finished = on_finished
@@ -93,8 +96,10 @@ class Finisher(SideThread):
         for (run, end), accepted in zip(fresh, replies, strict=True):
             if accepted:
                 run.note(end)
+                self._metrics.ended(run, end)
             else:
                 run.fenced = True
+                self._metrics.fenced()
         if saved:
             self._correct([run for run, _ in fresh if run.fenced])
         for run, outcome, end in ends:
@@ -136,6 +141,7 @@ class Finisher(SideThread):
             self._store.save([row_of(run, end) for run, end in ends])
         except StoreError as error:
             self._store_failed_at = time.monotonic()
+            self._metrics.store_failed()
             get_logger().error("rows wait for the store", rows=len(ends), reason=str(error))
             return False
         return True

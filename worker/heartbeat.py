@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
@@ -46,6 +47,12 @@ class Heartbeat(SideThread):
         self._models = tuple(models)
         self._slots = slots
         self._stopped = threading.Event()
+        self._heard_at = 0.0
+
+    @property
+    def heard(self) -> bool:
+        """Whether Redis knows that this worker lives."""
+        return time.monotonic() - self._heard_at < HEARTBEAT_TTL
 
     def stop(self) -> None:
         self._stopped.set()
@@ -75,3 +82,4 @@ class Heartbeat(SideThread):
             names.worker_info(self._worker.name), msgspec.json.encode(info), ex=HEARTBEAT_TTL
         )
         self._worker.renew()
+        self._heard_at = time.monotonic()

@@ -13,6 +13,7 @@ from shared.errors import GenerationError, MiniVaultError
 from shared.events import FinishReason, Token
 from shared.logging import get_logger
 from worker.engine.base import Output
+from worker.metrics import WorkerMetrics
 from worker.models import LoadedModel, Loader
 from worker.publisher import Publisher
 from worker.run import Outcome, Run, loading
@@ -56,6 +57,7 @@ class EngineLoop(SideThread):
         *,
         loader: Loader,
         publisher: Publisher,
+        metrics: WorkerMetrics,
         max_loaded_models: int,
         accuse: Callable[[Run], None],
         on_crash: Callable[[], None],
@@ -63,6 +65,7 @@ class EngineLoop(SideThread):
         """`accuse` is called before a suspect is touched, and returns when that is written down."""
         super().__init__("engine", on_crash)
         self._publisher = publisher
+        self._metrics = metrics
         self._accuse = accuse
         self._commands: queue.SimpleQueue[_Command] = queue.SimpleQueue()
         self._shelf = ModelShelf(loader, max_loaded_models, self._on_loaded)
@@ -73,6 +76,8 @@ class EngineLoop(SideThread):
         self._opening: set[str] = set()
         """Those of them that have no token from this attempt yet."""
         self._stopping = False
+        self._idle = False
+        self._moved_at = time.monotonic()
 
     def preload(self, name: str) -> None:
         """Load a model before the thread starts.
@@ -107,6 +112,15 @@ class EngineLoop(SideThread):
     def kv_bytes(self) -> int:
         return sum(model.engine.kv_bytes for model in self._shelf)
 
+    @property
+    def kv_usage(self) -> float:
+        return max((model.engine.kv_usage for model in self._shelf), default=0.0)
+
+    @property
+    def stuck_seconds(self) -> float:
+        """Since it has last finished a step or begun anything; 0 while there is nothing to do."""
+        return 0.0 if self._idle else time.monotonic() - self._moved_at
+
     def run(self) -> None:
         while not self._stopping:
             self._turn()
@@ -134,8 +148,11 @@ class EngineLoop(SideThread):
         """
         until = time.monotonic() + _ADMIT_SECONDS
         while block or (not self._commands.empty() and time.monotonic() < until):
-            block = False
-            match self._commands.get():
+            self._idle = block
+            command = self._commands.get()
+            self._idle = block = False
+            self._moved_at = time.monotonic()
+            match command:
                 case _Submit(run):
                     self._admit(run)
                 case _Drop(run, outcome):
@@ -194,15 +211,19 @@ class EngineLoop(SideThread):
             return
         self._runs[run.key] = run
         self._opening.add(run.key)
+        self._metrics.begun(run)
         self._publisher.publish(run, opening)
 
     def _step(self, model: LoadedModel) -> None:
+        began = time.perf_counter()
         try:
             outputs = model.engine.step()
         except Exception:  # noqa: BLE001  (whatever it was, only this engine's jobs are lost)
             get_logger().exception("step failed", model=model.name)
             self._discard(model)
             return
+        self._moved_at = time.monotonic()
+        self._metrics.stepped(model.name, time.perf_counter() - began)
         for output in outputs:
             self._pass_on(output)
 
@@ -210,7 +231,9 @@ class EngineLoop(SideThread):
         run = self._runs[output.id]
         self._opening.discard(output.id)
         if output.ids:
+            since = run.last_token_at
             run.tick()
+            self._metrics.generated(run, len(output.ids), since)
         if output.ids or output.text:
             self._publisher.publish(run, [Token(seq=0, ids=output.ids, text=output.text)])
         if output.finish_reason is not None:

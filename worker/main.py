@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 
 from redis.exceptions import RedisError
 
 from shared.catalog import Catalog, load_catalog
 from shared.ledger import report_death
+from shared.listen import listen
 from shared.logging import configure, get_logger
 from shared.redis import connect, require
 from shared.settings import Settings
@@ -32,29 +34,42 @@ def run(settings: Settings) -> None:
 
     from worker.models import load_libraries  # noqa: PLC0415  (every cheap check comes first)
 
+    # Kept for all forks: between two of them, whoever asks waits instead of being refused.
+    listener = _metrics_listener(settings)
     load_libraries(catalog[settings.default_model], settings)
     if sys.platform == "linux":  # elsewhere system libraries do not survive a fork
         nursery = Nursery(
-            lambda name: _serve(settings, catalog, name), lambda name: _report(settings, name)
+            lambda name: _serve(settings, catalog, name, listener),
+            lambda name: _report(settings, name),
         )
         code = nursery.run()
     else:
-        code = _serve(settings, catalog, new_worker_name())
+        code = _serve(settings, catalog, new_worker_name(), listener)
     if code:
         sys.exit(code)
 
 
-def _serve(settings: Settings, catalog: Catalog, name: str) -> int:
+def _metrics_listener(settings: Settings) -> socket.socket | None:
+    if not settings.metrics_port:
+        return None
+    return listen(settings.metrics_host, settings.metrics_port, "METRICS_")
+
+
+def _serve(settings: Settings, catalog: Catalog, name: str, listener: socket.socket | None) -> int:
     import torch  # noqa: PLC0415
 
     from worker.models import transformers_loader  # noqa: PLC0415
+    from worker.monitor import Monitor  # noqa: PLC0415
     from worker.service import WorkerService  # noqa: PLC0415
 
     redis = connect(settings, "worker")
     store = Store.open(settings)
     torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 1) // settings.workers))
     loader = transformers_loader(catalog, settings)
-    ended_as_asked = WorkerService(settings, redis, loader, store, name=name).run()
+    service = WorkerService(settings, redis, loader, store, name=name)
+    if listener is not None:
+        Monitor(listener, service).start()
+    ended_as_asked = service.run()
     store.close()
     redis.close()
     return 0 if ended_as_asked else 1

@@ -11,6 +11,7 @@ import msgspec
 
 from shared.events import AnyEvent, Event, Token
 from shared.log import Append, EventLog
+from worker.metrics import WorkerMetrics
 from worker.patience import Patience
 from worker.run import Outcome, Run
 from worker.thread import SideThread
@@ -40,12 +41,14 @@ class Publisher(SideThread):
         self,
         log: EventLog,
         *,
+        metrics: WorkerMetrics,
         on_end: Callable[[Run, Outcome], None],
         on_fenced: Callable[[Run], None],
         on_crash: Callable[[], None],
     ) -> None:
         super().__init__("publisher", on_crash)
         self._log = log
+        self._metrics = metrics
         self._on_end = on_end
         self._on_fenced = on_fenced
         self._drafts: queue.SimpleQueue[_Draft | None] = queue.SimpleQueue()
@@ -97,6 +100,7 @@ class Publisher(SideThread):
                 run.note(event)
             elif not run.fenced:
                 run.fenced = True
+                self._metrics.fenced()
                 self._on_fenced(run)
         for draft in batch:
             if draft.outcome is not None and not draft.run.fenced:

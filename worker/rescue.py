@@ -14,6 +14,7 @@ from shared.log import EventLog
 from shared.logging import get_logger
 from worker.attempts import Attempts
 from worker.books import discard_leftovers, write_off
+from worker.metrics import WorkerMetrics
 from worker.run import Outcome, Run, outcome_of
 
 
@@ -27,12 +28,14 @@ class Rescue:
         ledger: Ledger,
         log: EventLog,
         attempts: Attempts,
+        metrics: WorkerMetrics,
         finish: Callable[[Run, Outcome], None],
     ) -> None:
         self._redis = redis
         self._ledger = ledger
         self._log = log
         self._attempts = attempts
+        self._metrics = metrics
         self._finish = finish
 
     def recover(self, job_id: str, *, owner: str = "", died: bool = False) -> None:
@@ -41,13 +44,17 @@ class Rescue:
         if run is None:
             return
         if run.ended is not None:
+            self._metrics.recovered("ended")
             self._end(run, outcome_of(run.ended))
         elif self._redis.sismember(names.CANCELS, job_id):
+            self._metrics.recovered("cancelled")
             self._end(run, Outcome(FinishReason.CANCELLED))
         elif died and self._ledger.strike(job_id, owner, len(run.ids)) >= GUILTY:
+            self._metrics.recovered("given_up")
             get_logger().error("job given up", job=job_id)
             self._end(run, Outcome(FinishReason.ERROR, WorkerLostError()))
         elif self._ledger.put_back(run.claim, run.request.created_at):
+            self._metrics.recovered("put_back")
             get_logger().warning("job put back", job=job_id, tokens=len(run.ids), died=died)
 
     def end(self, job_id: str, outcome: Outcome) -> None:

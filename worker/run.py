@@ -56,6 +56,8 @@ class Run:
     taken_at: float = field(default_factory=job.now)
     first_token_at: float | None = None
     last_token_at: float | None = None
+    resumes: bool = False
+    """It goes on behind tokens of an earlier attempt. Known from `opening` on."""
     fenced: bool = False
     """The job is somebody else's now; nothing of this run counts any more."""
 
@@ -120,7 +122,8 @@ class Run:
 
     def opening(self) -> list[Event]:
         """What the log says when generation begins, without numbers yet."""
-        if any((self.ids, self.text)):
+        self.resumes = any((self.ids, self.text))
+        if self.resumes:
             return [Resumed(seq=0, attempt=self.starts + 1)]
         started = Started(seq=0, prompt_tokens=self.prompt_tokens)
         echo = [Token(seq=0, ids=(), text=self.request.prompt)] if self.request.echo else []

@@ -21,6 +21,7 @@ from worker.finisher import Finisher
 from worker.heartbeat import Heartbeat
 from worker.intake import GenerationWorker
 from worker.loop import EngineLoop
+from worker.metrics import WorkerMetrics
 from worker.models import Loader
 from worker.publisher import Publisher
 from worker.rescue import Rescue
@@ -28,6 +29,8 @@ from worker.run import Outcome, Run, outcome_of
 from worker.sweep import Sweep
 
 _POLL: Final = 0.05
+_STUCK_SECONDS: Final = 120.0
+"""Far longer than a step takes anywhere, and than an accused job takes to be written down."""
 _CLOSING_SECONDS: Final = 2.0
 """Of the grace time, for the step under way, what is not yet in the logs, and handing back."""
 
@@ -40,14 +43,20 @@ class WorkerService:
     ) -> None:
         self._settings = settings
         self._crashed = False
+        metrics = self.metrics = WorkerMetrics()
         log = self._log = EventLog(redis)
         ledger = self._ledger = Ledger(redis, name, settings.models)
         self._publisher = Publisher(
-            log, on_end=self._on_end, on_fenced=self._on_lost, on_crash=self._on_crash
+            log,
+            metrics=metrics,
+            on_end=self._on_end,
+            on_fenced=self._on_lost,
+            on_crash=self._on_crash,
         )
         self._loop = EngineLoop(
             loader=loader,
             publisher=self._publisher,
+            metrics=metrics,
             max_loaded_models=settings.max_loaded_models,
             accuse=self._accuse,
             on_crash=self._on_crash,
@@ -68,6 +77,7 @@ class WorkerService:
             store=store,
             log=log,
             ledger=ledger,
+            metrics=metrics,
             result_ttl=settings.result_ttl,
             close_books=books.close,
             on_finished=self._attempts.forget,
@@ -83,13 +93,23 @@ class WorkerService:
             slots=settings.slots,
             on_crash=self._on_crash,
         )
+        metrics.gauge("slots", "Requests that can be generated at once.", lambda: settings.slots)
+        metrics.gauge("requests_running", "Requests in slots.", lambda: len(self._attempts))
+        metrics.gauge("models_loaded", "Models in memory.", lambda: len(self._loop.loaded))
+        metrics.gauge("kv_cache_bytes", "Memory for KV caches.", lambda: self._loop.kv_bytes)
+        metrics.gauge("kv_cache_usage", "Share of it that is used.", lambda: self._loop.kv_usage)
         self._sweep = Sweep(
             redis,
             worker=name,
             ledger=ledger,
             attempts=self._attempts,
             rescue=Rescue(
-                redis, ledger=ledger, log=log, attempts=self._attempts, finish=self._on_end
+                redis,
+                ledger=ledger,
+                log=log,
+                attempts=self._attempts,
+                metrics=metrics,
+                finish=self._on_end,
             ),
             loop=self._loop,
             on_lost=self._on_lost,
@@ -111,6 +131,19 @@ class WorkerService:
     def stop(self) -> None:
         self._worker.stop()
 
+    def ailment(self) -> str:
+        """What only a new process would mend; empty: nothing."""
+        seconds = self._loop.stuck_seconds
+        return f"no step for {seconds:.0f} s" if seconds > _STUCK_SECONDS else ""
+
+    def hindrance(self) -> str:
+        """Why no job would be taken now; empty: one would."""
+        if self._worker.stop_requested:
+            return "stopping"
+        if not self._heartbeat.heard:
+            return "starting, or Redis does not answer"
+        return self.ailment()
+
     def _announce(self) -> None:
         self._heartbeat.beat()
         self._heartbeat.start()
@@ -130,6 +163,7 @@ class WorkerService:
         if run.ended is not None:
             self._on_end(run, outcome_of(run.ended))
         else:
+            self.metrics.taken(run)
             self._loop.submit(run)
 
     def _drain(self) -> None:

@@ -15,6 +15,10 @@ Supervised = Annotated[
     bool, typer.Option("--supervised", hidden=True, help="Stop when standard input ends.")
 ]
 
+MetricsPort = Annotated[
+    int | None, typer.Option(min=0, max=65535, help="Instead of MINIVAULT_METRICS_PORT.")
+]
+
 
 def up() -> None:
     """Start everything and keep it running until Ctrl-C."""
@@ -37,11 +41,11 @@ def api(*, supervised: Supervised = False) -> None:
     run(settings)
 
 
-def worker(*, supervised: Supervised = False) -> None:
+def worker(*, supervised: Supervised = False, metrics_port: MetricsPort = None) -> None:
     """Run a worker alone."""
     if supervised:
         leash.stop_with_supervisor()
-    settings = load_settings()
+    settings = load_settings(metrics_port=metrics_port)
     from cli import extras  # noqa: PLC0415
 
     extras.require("worker", "torch", "transformers")

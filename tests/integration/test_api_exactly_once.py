@@ -20,6 +20,7 @@ from api import relay as relay_module
 from api.attendance import Attendance
 from api.feed import Feed
 from api.inbox import Inbox
+from api.metrics import ApiMetrics
 from api.pace import Pace
 from api.relay import Admission, Relay
 from shared import events, log, names
@@ -264,6 +265,7 @@ def make_relay(settings: Settings, client: object, redis: Redis, wire: Wire) -> 
         feeds=feeds,
         attendance=Attendance(client, feeds, grace=30),
         pace=Pace(client),
+        metrics=ApiMetrics(),
     )
 
 

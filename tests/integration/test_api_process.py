@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from api.app import create_app
 from api.main import listen, run
+from api.metrics import ApiMetrics
 from api.state import open_state
 from shared import names
 from shared.errors import RedisUnavailableError, StackError
@@ -91,7 +92,7 @@ def test_a_stuck_reader_does_not_hold_up_a_stop(
 
 async def test_a_stopping_process_is_not_ready(settings: Settings, redis: Redis) -> None:
     ScriptedWorker(redis, settings.default_model, words()).announce()
-    async with open_state(settings) as state:
+    async with open_state(settings, ApiMetrics()) as state:
         app = create_app(settings)
 
         async def with_state(scope: Scope, receive: Receive, send: Send) -> None:
@@ -132,7 +133,7 @@ def test_a_taken_port_is_one_clear_line(settings: Settings) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(StackError) as caught:
-            listen(settings.model_copy(update={"port": port}))
+            listen(settings.host, port)
     assert str(caught.value) == (
         f"Port {port} on 127.0.0.1 is taken. Free it, or set MINIVAULT_PORT."
     )
@@ -141,7 +142,7 @@ def test_a_taken_port_is_one_clear_line(settings: Settings) -> None:
 @pytest.mark.parametrize("host", ["192.0.2.1", "no such host", "a" * 300])
 def test_an_address_of_another_machine_is_one_clear_line(settings: Settings, host: str) -> None:
     with pytest.raises(StackError, match="MINIVAULT_HOST"):
-        listen(settings.model_copy(update={"host": host}))
+        listen(host, settings.port)
 
 
 def test_redis_is_required_at_start(settings: Settings) -> None:

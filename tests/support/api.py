@@ -28,7 +28,7 @@ def running_api(settings: Settings, **changes: Any) -> Iterator[str]:
         update={"port": free_port(), "shutdown_grace": 0.5, "trusted_proxies": ()} | changes
     )
     server = Server(settings)
-    with listen(settings) as listener:
+    with listen(settings.host, settings.port) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

@@ -20,6 +20,7 @@ from redis import Redis
 from shared.errors import ModelUnavailableError
 from shared.job import GenerationRequest
 from shared.ledger import report_death
+from shared.listen import listen
 from shared.logging import configure
 from shared.queue import WorkerInfo, workers
 from shared.redis import connect
@@ -30,6 +31,7 @@ from tests.support.poll import until
 from worker import finisher, heartbeat, intake, sweep
 from worker.engine.fake import CodePoints
 from worker.models import LoadedModel
+from worker.monitor import Monitor
 from worker.nursery import new_worker_name
 from worker.service import WorkerService
 
@@ -90,6 +92,7 @@ class Crew:
             PREFIX + "DATA_DIR": str(self._settings.data_dir),
             PREFIX + "MODELS": ",".join(self._settings.models),
             PREFIX + "SLOTS": str(self._settings.slots),
+            PREFIX + "METRICS_PORT": str(self._settings.metrics_port),
             PREFIX + "SHUTDOWN_GRACE": str(self._settings.shutdown_grace),
         }
         with self._log.open("ab") as output:
@@ -187,6 +190,8 @@ def main() -> None:
         _hurry()
     redis, store = connect(settings, "worker"), Store.open(settings)
     service = WorkerService(settings, redis, _load, store, name=new_worker_name())
+    if settings.metrics_port:
+        Monitor(listen(settings.metrics_host, settings.metrics_port), service).start()
     ended_as_asked = service.run()
     sys.stdout.flush()
     sys.stderr.flush()

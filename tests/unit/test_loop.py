@@ -13,6 +13,7 @@ from tests.support.poll import until
 from worker.engine.base import Output
 from worker.engine.fake import CodePoints, FakeEngine
 from worker.loop import EngineLoop
+from worker.metrics import WorkerMetrics
 from worker.models import LoadedModel, Loader
 from worker.run import Outcome, Run
 
@@ -82,6 +83,7 @@ def start(published: Published) -> Iterator[Callable[..., EngineLoop]]:
         loop = EngineLoop(
             loader=loader,
             publisher=published,
+            metrics=WorkerMetrics(),
             max_loaded_models=max_loaded_models,
             accuse=lambda run: published.accused.append((run.id, len(published.events))),
             on_crash=lambda: pytest.fail("the loop died"),

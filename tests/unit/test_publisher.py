@@ -11,6 +11,7 @@ from shared.events import AnyEvent, FinishReason, Started, Token
 from shared.job import GenerationRequest, SamplingParams
 from shared.log import Append
 from tests.support.poll import until
+from worker.metrics import WorkerMetrics
 from worker.publisher import Publisher
 from worker.run import Outcome, Run
 
@@ -54,6 +55,7 @@ def publisher(log: MemoryLog) -> tuple[Publisher, Ends]:
     ends = Ends()
     made = Publisher(
         log,
+        metrics=WorkerMetrics(),
         on_end=lambda run, outcome: ends.ended.append((run.id, outcome)),
         on_fenced=lambda run: ends.fenced.append(run.id),
         on_crash=ends.crash,

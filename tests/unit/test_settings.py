@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 from redis.connection import parse_url
 
+from cli.dashboard import serve
 from shared.catalog import HubSource, add_model, load_catalog
 from shared.errors import CatalogError, SettingsError
-from shared.settings import load_settings
+from shared.redis import redact
+from shared.settings import Settings, load_settings
 from shared.store import Store
 
 
@@ -63,3 +65,43 @@ def test_a_model_that_the_settings_already_name_can_be_added(tmp_path: Path) -> 
         add_model(settings, "mine", source)
     with pytest.raises(CatalogError, match="no model name"):
         add_model(settings, "../up", source)
+
+
+def test_redis_password_may_lie_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("p@ss/word#1\n")
+    monkeypatch.setenv("MINIVAULT_REDIS_PASSWORD_FILE", str(file))
+    settings = load_settings(redis_url="rediss://host:6380/2")
+    found = parse_url(settings.effective_redis_url)
+    assert (found["host"], found["port"], found["db"]) == ("host", 6380, 2)
+    assert found["password"] == "p@ss/word#1"
+    assert redact(settings) == "rediss://host:6380/2"
+
+
+@pytest.mark.parametrize(
+    ("url", "content", "reason"),
+    [
+        ("redis://host", None, "can't be read (No such file or directory)"),
+        ("redis://host", b"", "is empty"),
+        ("redis://host", b"\xff\xfe", "it is no text"),
+        ("redis://:other@host", b"secret", "goes with a MINIVAULT_REDIS_URL that has no password"),
+        (None, b"secret", "goes with a MINIVAULT_REDIS_URL that has no password"),
+    ],
+)
+def test_a_password_file_that_can_not_be_used_is_one_line(
+    tmp_path: Path, url: str | None, content: bytes | None, reason: str
+) -> None:
+    file = tmp_path / "password"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(SettingsError) as refused:
+        load_settings(redis_url=url, redis_password_file=file)
+    assert str(refused.value).startswith("MINIVAULT_REDIS_PASSWORD_FILE")
+    assert reason in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "example.org"])
+def test_a_dashboard_for_other_machines_needs_a_password(settings: Settings, host: str) -> None:
+    with pytest.raises(SettingsError, match="MINIVAULT_DASHBOARD_PASSWORD_FILE"):
+        serve(settings.model_copy(update={"dashboard_host": host}))

@@ -48,6 +48,11 @@ class Engine(Protocol):
         """Memory set aside for the KV cache."""
         ...
 
+    @property
+    def kv_usage(self) -> float:
+        """Share of that memory which holds tokens, 0 to 1. From any thread."""
+        ...
+
     def add(self, request: EngineRequest) -> None:
         """Take a request; it joins the batch at the next step. Needs a free slot."""
         ...

@@ -63,6 +63,10 @@ class TransformersEngine:
     def kv_bytes(self) -> int:
         return self._cache.bytes
 
+    @property
+    def kv_usage(self) -> float:
+        return sum(s.cached for s in list(self._running)) / (self._slots * self._context)
+
     def add(self, request: EngineRequest) -> None:
         sequence = Sequence(
             request, decoder=self._decoder, eos_ids=self._eos_ids, context=self._context
