@@ -93,11 +93,7 @@ class WorkerService:
             slots=settings.slots,
             on_crash=self._on_crash,
         )
-        metrics.gauge("slots", "Requests that can be generated at once.", lambda: settings.slots)
-        metrics.gauge("requests_running", "Requests in slots.", lambda: len(self._attempts))
-        metrics.gauge("models_loaded", "Models in memory.", lambda: len(self._loop.loaded))
-        metrics.gauge("kv_cache_bytes", "Memory for KV caches.", lambda: self._loop.kv_bytes)
-        metrics.gauge("kv_cache_usage", "Share of it that is used.", lambda: self._loop.kv_usage)
+        self._expose()
         self._sweep = Sweep(
             redis,
             worker=name,
@@ -115,6 +111,14 @@ class WorkerService:
             on_lost=self._on_lost,
             on_crash=self._on_crash,
         )
+
+    def _expose(self) -> None:
+        gauge, slots = self.metrics.gauge, self._settings.slots
+        gauge("slots", "Requests that can be generated at once.", lambda: slots)
+        gauge("requests_running", "Requests in slots.", lambda: len(self._attempts))
+        gauge("models_loaded", "Models in memory.", lambda: len(self._loop.loaded))
+        gauge("kv_cache_bytes", "Memory for KV caches.", lambda: self._loop.kv_bytes)
+        gauge("kv_cache_usage", "Share of it that is used.", lambda: self._loop.kv_usage)
 
     def run(self) -> bool:
         """Serve until `stop` or a signal; True if it ended as asked.
