@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import signal
 from typing import Final
 
+import waitress
 from redis import Redis
 from rq import Worker
 from rq.serializers import JSONSerializer
@@ -14,6 +16,7 @@ from rq_dashboard.cli import make_flask_app
 
 from cli import console
 from shared.errors import SettingsError
+from shared.listen import listen
 from shared.redis import connect, require
 from shared.secret import read_secret
 from shared.settings import PREFIX, Settings
@@ -30,7 +33,7 @@ class _JsonWorker(Worker):
 
 
 def serve(settings: Settings) -> None:
-    """Serve the dashboard until interrupted. Flask's own server is how rq-dashboard runs.
+    """Serve the dashboard until interrupted. Not by Flask's own server, which is for developing.
 
     Raises:
         RedisUnavailableError: there is nothing to show.
@@ -48,8 +51,10 @@ def serve(settings: Settings) -> None:
     web.Worker = _JsonWorker
     web.setup_rq_connection(app)
     host, port = settings.dashboard_host, settings.dashboard_port
-    console.say(f"Dashboard: http://{host}:{port}  (Ctrl-C stops it)")
-    app.run(host=host, port=port)
+    with listen(host, port, "DASHBOARD_") as listener:
+        console.say(f"Dashboard: http://{host}:{port}  (Ctrl-C stops it)")
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # waitress ends by this only
+        waitress.serve(app, sockets=[listener], ident=None)
 
 
 def _password(settings: Settings) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import sys
 import urllib.error
 import urllib.request
@@ -18,7 +19,7 @@ def main() -> int:
     except urllib.error.HTTPError as error:
         print(error.read().decode(errors="replace"), end="")  # noqa: T201
         return 1
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         print(error)  # noqa: T201
         return 1
     return 0

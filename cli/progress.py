@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
+from rich import filesize
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -22,11 +23,12 @@ from cli import console
 
 
 class ModelProgress:
-    """Called by `ensure_model`: a moving bar on a terminal, a line per stage elsewhere."""
+    """Called by `ensure_model`: a moving bar on a terminal; elsewhere a line per tenth at most."""
 
     def __init__(self, model: str) -> None:
         self._model = model
         self._stage = ""
+        self._tenths = 0
         self._bars = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -50,8 +52,7 @@ class ModelProgress:
     def __call__(self, stage: str, done: int, total: int | None) -> None:
         text = f"{self._model}: {stage}"
         if not self._bars.console.is_terminal:
-            if stage != self._stage:
-                console.note(text)
+            self._note(text, stage, done, total)
         elif stage != self._stage or self._task is None:
             self._bars.start()
             if self._task is not None:
@@ -60,6 +61,14 @@ class ModelProgress:
         else:
             self._bars.update(self._task, completed=done, total=total)
         self._stage = stage
+
+    def _note(self, text: str, stage: str, done: int, total: int | None) -> None:
+        tenths = 10 * done // total if total else 0
+        if stage != self._stage:
+            console.note(text)
+        elif tenths > self._tenths:
+            console.note(f"{text}, {10 * tenths} % of {filesize.decimal(total or 0)}")
+        self._tenths = tenths
 
 
 class _Bytes(ProgressColumn):

@@ -16,7 +16,7 @@ from prometheus_client import make_wsgi_app
 from worker.service import WorkerService
 
 _TIMEOUT_SECONDS: Final = 10
-_TEXT: Final = [("Content-Type", "text/plain; charset=utf-8")]
+_TEXT: Final = ("Content-Type", "text/plain; charset=utf-8")
 
 
 class Monitor:
@@ -43,10 +43,10 @@ class Monitor:
             case "/readyz":
                 reason = self._service.hindrance()
             case path:
-                start_response("404 Not Found", _TEXT)
+                start_response("404 Not Found", [_TEXT])
                 return [f"There is no {path} here.\n".encode()]
         status = HTTPStatus.SERVICE_UNAVAILABLE if reason else HTTPStatus.OK
-        start_response(f"{status.value} {status.phrase}", _TEXT)
+        start_response(f"{status.value} {status.phrase}", [_TEXT])
         return [f"{reason or 'ok'}\n".encode()]
 
 

@@ -60,11 +60,11 @@ def worker(*, supervised: Supervised = False, metrics_port: MetricsPort = None) 
 
 
 def dashboard() -> None:
-    """Show queues, workers and jobs in a browser (rq-dashboard), on this machine only."""
+    """Show queues, workers and jobs in a browser (rq-dashboard)."""
     settings = load_settings()
     from cli import extras  # noqa: PLC0415
 
-    extras.require("dashboard", "rq_dashboard", "six")
+    extras.require("dashboard", "rq_dashboard", "six", "waitress")
     from cli.dashboard import serve  # noqa: PLC0415
 
     serve(settings)

@@ -154,7 +154,8 @@ def test_a_worker_says_whether_it_takes_jobs(served: Settings, worker_url: str) 
         worker = workers.start_one()
         assert httpx.get(f"{worker_url}/healthz").text == "ok\n"
         assert httpx.get(f"{worker_url}/readyz").text == "ok\n"
-        assert httpx.get(f"{worker_url}/elsewhere").status_code == 404
+        assert httpx.get(f"{worker_url}/elsewhere").text == "There is no /elsewhere here.\n"
+        assert httpx.get(f"{worker_url}/readyz").text == "ok\n"
         worker.process.terminate()
         assert worker.process.wait(timeout=10) == 0
 

@@ -73,14 +73,20 @@ def test_the_curl_line_is_one_line_also_on_a_narrow_terminal(
 def steps(progress: ModelProgress) -> None:
     progress("Downloading", 0, None)
     progress("Downloading", 50_000_000, 100_000_000)
+    progress("Downloading", 51_000_000, 100_000_000)
     progress("Downloading", 100_000_000, 100_000_000)
     progress("Converting", 0, None)
 
 
-def test_piped_progress_is_a_line_per_stage(capsys: pytest.CaptureFixture[str]) -> None:
+def test_piped_progress_is_a_line_per_stage_and_tenth(capsys: pytest.CaptureFixture[str]) -> None:
     with ModelProgress("m") as progress:
         steps(progress)
-    assert capsys.readouterr().err == "m: Downloading\nm: Converting\n"
+    assert capsys.readouterr().err.splitlines() == [
+        "m: Downloading",
+        "m: Downloading, 50 % of 100.0 MB",
+        "m: Downloading, 100 % of 100.0 MB",
+        "m: Converting",
+    ]
 
 
 def test_progress_on_a_terminal_is_a_bar_that_leaves_nothing(
