@@ -8,7 +8,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c const
 RUN_EXTRAS := api,worker,dashboard
 
 .DEFAULT_GOAL := help
-.PHONY: help up models test test-browser chaos check bench clean
+.PHONY: help up models test test-browser compose-test chaos check bench clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -31,6 +31,11 @@ test-browser: $(VENV)/.dev ## Look at the dashboard with a headless Chromium, wh
 
 chaos: $(VENV)/.dev ## 500 streams under 60 faults at random: what is lost? (15 minutes)
 	@$(BIN)/python -m tests.chaos
+
+compose-test: $(VENV)/.dev ## Build the containers and kill them; needs a Docker engine with Compose
+	@docker info >/dev/null 2>&1 && docker compose version >/dev/null 2>&1 || \
+	  { echo "make compose-test needs a running Docker engine and its Compose 2.24 or later" >&2; exit 1; }
+	@$(BIN)/python -m pytest --timeout 2400 tests/compose
 
 check: $(VENV)/.dev ## Style, types, import rules, the lock file, the docs
 	@$(BIN)/ruff check .

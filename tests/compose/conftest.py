@@ -1,0 +1,27 @@
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.compose.stack import ComposeStack
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeStack]:
+    """Built, started with two workers, and gone without a trace afterwards."""
+    folder = tmp_path_factory.mktemp("compose")
+    stack = ComposeStack(folder, profiles=["keeper"])
+    stack.compose("down", "--volumes", "--remove-orphans")
+    try:
+        stack.up("--build", "--scale", "worker=2")
+        yield stack
+    finally:
+        _keep_logs(stack, folder)
+        stack.compose("down", "--volumes", "--remove-orphans")
+
+
+def _keep_logs(stack: ComposeStack, folder: Path) -> None:
+    log = folder / "containers.log"
+    log.write_text(stack.compose("logs", "--timestamps"))
+    shutil.copy(log, Path(".cache") / "compose.log")
