@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from cli.client import is_ready
-from shared.settings import load_settings
+from shared.configuration import load_settings
 from tests.support.models import REAL, seed_real_model
 from tests.support.poll import until
 from tests.support.stack import MINIVAULT, Stack, is_alive, running_stack

@@ -18,7 +18,9 @@ from api.main import Server, listen
 from shared.settings import Settings
 from tests.support.poll import until
 
-_RUN = "from api.main import run; from shared.settings import load_settings; run(load_settings())"
+_RUN = (
+    "from api.main import run; from shared.configuration import load_settings; run(load_settings())"
+)
 
 
 @contextmanager

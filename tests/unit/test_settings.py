@@ -7,9 +7,10 @@ from redis.connection import parse_url
 
 from cli.dashboard import serve
 from shared.catalog import HubSource, add_model, load_catalog
+from shared.configuration import load_settings
 from shared.errors import CatalogError, SettingsError
 from shared.redis import redact
-from shared.settings import Settings, load_settings
+from shared.settings import Settings
 from shared.store import Store
 
 
