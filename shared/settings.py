@@ -90,6 +90,21 @@ class Settings(BaseSettings):
         (), description="Addresses or networks whose `X-Forwarded-For` counts, comma-separated."
     )
     max_body_bytes: int = Field(1_048_576, ge=1024, description="Largest request body.")
+    request_seconds: float = Field(
+        30, gt=0, description="Seconds in which a request's head has to come in; then its body."
+    )
+    max_connections: int = Field(
+        2_000, ge=1, description="Connections that an API process holds; one more gets 503."
+    )
+    allowed_hosts: Names = Field(
+        (),
+        description="Names that requests may have as `Host`, comma-separated, besides `localhost` "
+        "and IP addresses; `*`: any. Unset: none where the API listens on a loopback address, any "
+        "elsewhere.",
+    )
+    docs: Literal["on", "off"] = Field(
+        "on", description="Whether the API serves `/docs` and `/openapi.json`."
+    )
     ping_seconds: float = Field(
         15, gt=0, le=30, description="Seconds of silence after which a stream gets a comment."
     )
@@ -102,13 +117,14 @@ class Settings(BaseSettings):
         le=600,
         description="Seconds in which a stopping process ends or hands back its running work.",
     )
-    metrics_host: str = Field("127.0.0.1", description="Address that workers' metrics listen on.")
+    metrics_host: str = Field("127.0.0.1", description="Address of `MINIVAULT_METRICS_PORT`.")
     metrics_port: int = Field(
         0,
         ge=0,
         le=65535,
-        description="Port of a worker's `/metrics` and `/healthz`; of several that `up` starts, "
-        "of the first. 0: none. The API has both on its own port.",
+        description="Port of a process's own `/metrics`, `/healthz` and `/readyz`. Of those that "
+        "`up` starts the API gets it, and each worker one of the next. 0: none; the API then has "
+        "its metrics where it has everything.",
     )
     dashboard_host: str = Field(
         "127.0.0.1", description="Address that `minivault dashboard` listens on."
@@ -124,7 +140,7 @@ class Settings(BaseSettings):
         "info", description="Least severe level that is logged."
     )
 
-    @field_validator("models", "trusted_proxies", mode="before")
+    @field_validator("models", "trusted_proxies", "allowed_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -144,6 +160,14 @@ class Settings(BaseSettings):
         for network in value:
             ipaddress.ip_network(network, strict=False)
         return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for host in value:
+            if host != "*" and not re.fullmatch(r"[\w.-]+", host):
+                raise ValueError("write names, without scheme and port, or *")
+        return tuple(host.lower() for host in value)
 
     @field_validator("rate_limit")
     @classmethod

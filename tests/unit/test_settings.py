@@ -24,6 +24,9 @@ from shared.store import Store
         ("TRUSTED_PROXIES", "10.0.0.0/99"),
         ("MODELS", ","),
         ("RATE_LIMIT", "5 per minute"),
+        ("ALLOWED_HOSTS", "https://mine.example"),
+        ("ALLOWED_HOSTS", "mine.example:443"),
+        ("DOCS", "perhaps"),
     ],
 )
 def test_a_value_that_can_not_be_used_is_one_line_without_secrets(
