@@ -248,6 +248,8 @@ class Settings(BaseSettings):
             DataDirError: it can't, or its path is too long for the embedded server's socket.
         """
         try:
+            # Prompts lie in there, which other users of the machine have no business with.
+            self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             for folder in (self.models_dir, self.logs_dir, self.data_dir / "db"):
                 folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.data_dir):

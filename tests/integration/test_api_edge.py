@@ -31,6 +31,7 @@ def impatience() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reception, "_MARGIN_SECONDS", 0.2)
         patch.setattr(reception, "_SURPLUS_SECONDS", SECONDS)
+        patch.setattr(reception, "RESERVE", 5)
         yield
 
 
@@ -280,6 +281,9 @@ def test_one_connection_too_many_is_told_so(settings: Settings) -> None:
         with line(url) as silent:
             assert silent.is_closed()
             assert silent.age < SECONDS * 4
+        surplus = [stack.enter_context(line(url)) for _ in range(6)]
+        assert surplus[-1].is_closed()  # without a word, and at once
+        assert surplus[-1].age < SECONDS / 2
         kept[0].send(b"GET /models HTTP/1.1\r\n" + HOST + b"\r\n")
         assert kept[0].answer().status == 200  # who is in is served
         kept[0].socket.close()

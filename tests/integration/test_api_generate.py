@@ -109,7 +109,7 @@ def test_tokens_arrive_one_by_one_over_a_raw_socket(
         raw.sendall(
             b"POST /generate/stream HTTP/1.1\r\nHost: localhost\r\n"
             b"Content-Type: application/json\r\nContent-Length: %d\r\n"
-            b"Accept: %s\r\n\r\n%s" % (len(body), accept, body) % (len(body), accept, body)
+            b"Accept: %s\r\n\r\n%s" % (len(body), accept, body)
         )
         heard = b""
         while end not in heard:

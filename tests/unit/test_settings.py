@@ -60,6 +60,12 @@ def test_any_folder_name_survives_in_the_urls(tmp_path: Path, folder: str) -> No
     assert (settings.data_dir / "db" / "minivault.db").exists()
 
 
+def test_a_new_data_folder_is_its_owners_alone(tmp_path: Path) -> None:
+    settings = load_settings(data_dir=tmp_path / "new")
+    settings.prepare_data_dir()
+    assert settings.data_dir.stat().st_mode & 0o777 == 0o700
+
+
 def test_a_model_that_the_settings_already_name_can_be_added(tmp_path: Path) -> None:
     settings = load_settings(data_dir=tmp_path, models=("mine",))
     source = HubSource(hub="someone/something")
