@@ -2,13 +2,16 @@ PYTHON ?= python3
 # Package index for torch alone, for example one with CPU builds. Empty: pip's own choice.
 TORCH_INDEX ?=
 
+# Proxies that `make test-proxy` runs.
+PROXIES ?= nginx caddy traefik
+
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 RUN_EXTRAS := api,worker,dashboard
 
 .DEFAULT_GOAL := help
-.PHONY: help up models test test-browser compose-test chaos check bench clean
+.PHONY: help up models test test-browser test-proxy compose-test chaos check bench clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -28,6 +31,9 @@ test: $(VENV)/.dev ## Run all tests, the last three minutes under faults
 
 test-browser: $(VENV)/.dev ## Look at the dashboard with a headless Chromium, which it needs
 	@$(BIN)/python -m pytest tests/browser
+
+test-proxy: $(VENV)/.dev ## Stream through nginx, Caddy and Traefik, which it needs; PROXIES=nginx for some
+	@PROXIES="$(PROXIES)" $(BIN)/python -m pytest tests/proxy
 
 chaos: $(VENV)/.dev ## 500 streams under 60 faults at random: what is lost? (15 minutes)
 	@$(BIN)/python -m tests.chaos

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
@@ -13,6 +13,7 @@ from fastapi_offline import FastAPIOffline
 from api import openapi, problems
 from api.body import BodyLimit
 from api.context import RequestContext
+from api.gate import Gate
 from api.metrics import ApiMetrics
 from api.routes import generate, health, jobs, metrics, models
 from api.state import State, open_state
@@ -24,6 +25,8 @@ event log that you can follow, leave and rejoin.
 
 Errors are [RFC 9457](https://www.rfc-editor.org/rfc/rfc9457) problem documents with a `code`.
 Every answer has an `X-Request-ID`; send your own to find it in the logs.
+Before it reaches an operation, a request can be answered with 400 (`invalid_http`), 408, 421, 431
+or 503 (`too_many_connections`).
 """
 
 
@@ -40,22 +43,28 @@ def create_app(settings: Settings) -> FastAPI:
         async with open_state(settings, counted) as state:
             yield {"app": state}
 
-    # The docs page's scripts come from this process: it has to work without a network.
-    app = FastAPIOffline(
-        redoc_url=None,
-        title="MiniVault",
-        version=version("minivault"),
-        description=DESCRIPTION,
-        lifespan=lifespan,
-        redirect_slashes=False,
-        swagger_ui_parameters={"validatorUrl": None},
-    )
+    usual: dict[str, Any] = {
+        "redoc_url": None,
+        "title": "MiniVault",
+        "version": version("minivault"),
+        "description": DESCRIPTION,
+        "lifespan": lifespan,
+        "redirect_slashes": False,
+    }
+    if settings.docs == "on":
+        # The docs page's scripts come from this process: it has to work without a network.
+        app = FastAPIOffline(swagger_ui_parameters={"validatorUrl": None}, **usual)
+    else:
+        app = FastAPI(docs_url=None, openapi_url=None, **usual)
     routes = list(app.routes)
     for module in (generate, jobs, models, health, metrics):
         app.include_router(module.router)
         routes += module.router.routes
     problems.install(app, routes)
     openapi.install(app, settings)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(
+        BodyLimit, max_bytes=settings.max_body_bytes, seconds=settings.request_seconds
+    )
+    app.add_middleware(Gate, settings=settings)
     app.add_middleware(RequestContext, metrics=counted)  # last added, outermost
     return app

@@ -1,16 +1,23 @@
-"""Bodies that are too large are refused before they are read whole."""
+"""Bodies that are too large, or come in too slowly, are refused before they are read whole."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.problems import GENERAL, problem
+from api.problems import GENERAL, ProblemResponse, problem
 
-_CODE: Final = "body_too_large"
+_TOO_LARGE: Final = "body_too_large"
+_TOO_LATE: Final = "request_timeout"
+_CLOSE: Final = {"Connection": "close"}
+
+
+def too_late() -> ProblemResponse:
+    return problem(_TOO_LATE, GENERAL[_TOO_LATE])
 
 
 class BodyLimit:
@@ -19,9 +26,10 @@ class BodyLimit:
     The framework's own `max_body_size` answers the first kind in plain text.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, seconds: float) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -29,13 +37,20 @@ class BodyLimit:
             return
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdecimal() and int(declared) > self._max_bytes:
-            await problem(_CODE, GENERAL[_CODE])(scope, receive, send)
+            await problem(_TOO_LARGE, GENERAL[_TOO_LARGE])(scope, receive, send)
             return
         received = 0
+        deadline: float | None = asyncio.get_running_loop().time() + self._seconds
 
         async def receive_some() -> Message:
-            nonlocal received
-            message = await receive()
+            nonlocal received, deadline
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408, headers=_CLOSE) from None
+            if not message.get("more_body", False):
+                deadline = None  # from here on it waits for the client to leave
             received += len(message.get("body", b""))
             if received > self._max_bytes:
                 raise HTTPException(413)

@@ -6,9 +6,7 @@ import asyncio
 import socket
 from typing import Final
 
-from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
-
+from api.reception import Reception
 from shared.logging import get_logger
 
 PATIENCE_SECONDS: Final = 30.0
@@ -20,8 +18,8 @@ one who reads slowly is seen to read."""
 log = get_logger()
 
 
-class Connection(HttpToolsProtocol):
-    """uvicorn's, with an end for clients that do not read.
+class Connection(Reception):
+    """Has an end for clients that do not read.
 
     uvicorn waits for such a client without end: before a write, and once more behind `close()`,
     until everything is sent. So a stream's own time limit would leave its connection and what is
@@ -29,7 +27,6 @@ class Connection(HttpToolsProtocol):
     writer waits until all of it is taken, and a connection on which nothing moves is cut.
     """
 
-    _running: RequestResponseCycle | None = None
     _stalled: asyncio.TimerHandle | None = None
     _unsent = 0
 
@@ -51,15 +48,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._unwatch()
-        if self._running is not None and not self._running.response_complete:
-            # uvicorn tells the request that came in last, which may wait behind this one.
-            self._running.disconnected = True
-            self._running.message_event.set()
         super().connection_lost(exc)
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        self._running = cycle
-        super()._start_asgi_task(cycle, app)
 
     def _watch(self) -> None:
         self._unsent = self.transport.get_write_buffer_size()

@@ -19,6 +19,14 @@ from shared.errors import MiniVaultError
 from shared.logging import get_logger
 
 HEADER: Final = "X-Request-ID"
+ALWAYS: Final = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", b"frame-ancestors 'none'"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+"""For browsers: an answer is no script, and no part of another site's page."""
+_PRIVATE: Final = (b"cache-control", b"no-store")
+"""Of what has no rule of its own: answers hold prompts."""
 _PROBES: Final = {"/healthz", "/metrics", "/readyz"}
 """Asked every few seconds by whoever watches; not worth a line, nor to be counted."""
 _SANE: Final = re.compile(r"[A-Za-z0-9._:=+/-]{1,128}")
@@ -48,7 +56,9 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], *reply.raw]
+                message["headers"] = [*message["headers"], *reply.raw, *ALWAYS]
+                if not any(name == _PRIVATE[0] for name, _ in message["headers"]):
+                    message["headers"].append(_PRIVATE)
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):

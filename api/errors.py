@@ -42,6 +42,30 @@ class UnsupportedMediaTypeError(MiniVaultError):
     code = "unsupported_media_type"
 
 
+class InvalidHttpError(MiniVaultError):
+    """This is no HTTP that the service understands."""
+
+    code = "invalid_http"
+
+
+class HeaderTooLargeError(MiniVaultError):
+    """The request's line and headers are larger than this service takes."""
+
+    code = "header_too_large"
+
+
+class UnknownHostError(MiniVaultError):
+    """The service does not answer to this name. Its operator can set MINIVAULT_ALLOWED_HOSTS."""
+
+    code = "unknown_host"
+
+
+class TooManyConnectionsError(MiniVaultError):
+    """This process has no room for one more connection."""
+
+    code = "too_many_connections"
+
+
 class NotAcceptableError(MiniVaultError):
     """This resource is served as text/event-stream or text/plain; `Accept` allows neither."""
 

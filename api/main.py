@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import signal
 import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import Final
 
@@ -12,11 +14,13 @@ import uvicorn
 
 from api.app import create_app
 from api.connection import Connection
+from api.files import room_for
 from api.state import PROCESS, State
+from shared.errors import SettingsError
 from shared.listen import listen
 from shared.logging import configure, get_logger
 from shared.redis import connect, require
-from shared.settings import Settings
+from shared.settings import PREFIX, Settings
 
 _CLOSING_SECONDS: Final = 1.0
 """Part of the grace time kept for ending what still runs."""
@@ -55,13 +59,15 @@ def run(settings: Settings) -> None:
 
     Raises:
         RedisUnavailableError: Redis does not answer.
-        StackError: the address can't be listened on.
+        SettingsError: the ports do not go together.
+        StackError: an address can't be listened on.
     """
     configure(settings, PROCESS)
     with connect(settings, PROCESS) as redis:
         require(redis, settings)
-    with listen(settings.host, settings.port) as listener:
-        server = Server(settings)
+    room = room_for(settings.max_connections)
+    with listening(settings) as listeners:
+        server = Server(settings.model_copy(update={"max_connections": room}))
 
         def stop(_: int, __: FrameType | None) -> None:
             server.should_exit = True
@@ -71,4 +77,22 @@ def run(settings: Settings) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
         log.info("listening", url=f"http://{settings.host}:{settings.port}")
-        server.run(sockets=[listener])
+        server.run(sockets=listeners)
+
+
+@contextmanager
+def listening(settings: Settings) -> Iterator[list[socket.socket]]:
+    """Where clients come in, and where the metrics are read if that is elsewhere.
+
+    Raises:
+        SettingsError: both are the same port.
+        StackError: an address can't be listened on.
+    """
+    if settings.metrics_port == settings.port:  # on two addresses it could be done, but not told
+        raise SettingsError(f"{PREFIX}METRICS_PORT and {PREFIX}PORT must differ.")
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(listen(settings.host, settings.port))]
+        if settings.metrics_port:
+            inside = listen(settings.metrics_host, settings.metrics_port, "METRICS_")
+            listeners.append(stack.enter_context(inside))
+        yield listeners

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeAlias, get_args
 
 from fastapi import FastAPI
 
+from api.gate import METRICS
 from api.problems import GENERAL, MEDIA_TYPE, STATUS
 from api.schemas import GenerateBody
 from api.views import Problem
@@ -38,6 +39,7 @@ ADMISSION_PROBLEMS: Final = (
     "invalid_json",
     "priority_not_allowed",
     "unknown_model",
+    "request_timeout",
     "idempotency_conflict",
     "body_too_large",
     "unsupported_media_type",
@@ -87,6 +89,8 @@ def install(app: FastAPI, settings: Settings) -> None:
         body = schemas[GenerateBody.__name__]["properties"]
         body["max_tokens"]["anyOf"][0]["maximum"] = settings.max_tokens
         body["ttl"]["anyOf"][0]["maximum"] = settings.queue_ttl
+        if settings.metrics_port:
+            del document["paths"][METRICS]
         _drop_framework_errors(document)
         return document
 

@@ -29,6 +29,7 @@ _MAX_ERRORS: Final = 20
 _MAX_NAME: Final = 100
 
 STATUS: Final[Mapping[str, int]] = {
+    "invalid_http": 400,
     "invalid_json": 400,
     "prompt_too_long": 400,
     "priority_not_allowed": 403,
@@ -37,13 +38,16 @@ STATUS: Final[Mapping[str, int]] = {
     "unknown_model": 404,
     "method_not_allowed": 405,
     "not_acceptable": 406,
+    "request_timeout": 408,
     "idempotency_conflict": 409,
     "job_expired": 410,
     "body_too_large": 413,
     "unsupported_media_type": 415,
+    "unknown_host": 421,
     "invalid_request": 422,
     "rate_limited": 429,
     "too_many_in_flight": 429,
+    "header_too_large": 431,
     "internal_error": 500,
     "generation_failed": 502,  # the worker's failure, not the API's
     "worker_lost": 502,
@@ -53,6 +57,7 @@ STATUS: Final[Mapping[str, int]] = {
     "queue_full": 503,
     "redis_unavailable": 503,
     "stopping": 503,
+    "too_many_connections": 503,
 }
 """HTTP status of every code that a client can meet. A code that is not here is a bug: 500."""
 
@@ -60,6 +65,7 @@ GENERAL: Final[Mapping[str, str]] = {
     "invalid_json": "The body is not valid JSON.",
     "not_found": "There is nothing at this path.",
     "method_not_allowed": "This path has other methods; `Allow` names them.",
+    "request_timeout": "The request did not come in in time.",
     "body_too_large": "The body is larger than this service takes.",
 }
 """What is said of the errors that the framework raises; ours have a docstring."""
@@ -81,10 +87,10 @@ class ProblemResponse(JSONResponse):
 
     def __init__(self, document: dict[str, Any], headers: Mapping[str, str] | None) -> None:
         super().__init__(document, status_code=document["status"], headers=headers)
-        self._code = document["code"]
+        self.code = document["code"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["state"]["problem"] = self._code  # for whoever counts
+        scope["state"]["problem"] = self.code  # for whoever counts
         await super().__call__(scope, receive, send)
 
 
@@ -131,13 +137,17 @@ def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
     app.add_exception_handler(ClientDisconnect, _nobody_there)
 
 
-async def _minivault_error(_: Request, error: Exception) -> ProblemResponse:
-    assert isinstance(error, MiniVaultError)
+def problem_of(error: MiniVaultError) -> ProblemResponse:
     errors = error.problems if isinstance(error, InvalidRequestError) else ()
     headers = None
     if error.retry_after is not None:
         headers = {"Retry-After": str(error.retry_after)}
     return problem(error.code, error.detail, errors=errors, headers=headers)
+
+
+async def _minivault_error(_: Request, error: Exception) -> ProblemResponse:
+    assert isinstance(error, MiniVaultError)
+    return problem_of(error)
 
 
 async def _validation_error(_: Request, error: Exception) -> ProblemResponse:

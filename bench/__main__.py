@@ -17,7 +17,7 @@ from bench import engine, service
 from bench.measure import Result, summarize
 from bench.prompts import prompts
 from shared.catalog import load_catalog
-from shared.settings import load_settings
+from shared.configuration import load_settings
 from worker.model_files import ensure_model
 from worker.models import LoadedModel
 

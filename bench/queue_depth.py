@@ -25,11 +25,12 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from bench.measure import quantile
 from cli.embedded import valkey_command
 from shared import job
+from shared.configuration import load_settings
 from shared.job import GenerationRequest, SamplingParams
 from shared.ledger import Ledger
 from shared.queue import JobQueue, Limits, Submission
 from shared.redis import connect, connect_async
-from shared.settings import Settings, load_settings
+from shared.settings import Settings
 
 _PROMPT: Final = "What is the capital of France, and what was it a thousand years ago? " * 3
 _MODEL: Final = "smollm2-135m"

@@ -24,7 +24,7 @@ from bench import service
 from bench.measure import Stream, quantile
 from bench.prompts import prompts
 from shared.catalog import load_catalog
-from shared.settings import load_settings
+from shared.configuration import load_settings
 from worker.model_files import ensure_model
 
 _REPLAYS: Final = 300

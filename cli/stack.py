@@ -122,9 +122,9 @@ class _Stack:
         self._supervisor.start(Child(role, name, command, log, inherited=self._lock.fileno()))
 
     def _metrics_port(self, number: int) -> list[str]:
-        """Workers on one machine can't share a port; the first gets the one in the settings."""
+        """Processes on one machine can't share a port; the API has the one in the settings."""
         first = self._settings.metrics_port
-        return ["--metrics-port", str(first + number - 1)] if first else []
+        return ["--metrics-port", str(first + number)] if first else []
 
     def _guarded(self, command: list[str]) -> list[str]:
         """Should the supervisor die, the server stops when API and workers surely have."""

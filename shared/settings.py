@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import os
 import re
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 from urllib.parse import quote
 
-from dotenv import dotenv_values
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from redis.connection import parse_url
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from shared.errors import DataDirError, SettingsError
-from shared.secret import read_secret
+from shared.errors import DataDirError
 
 PREFIX = "MINIVAULT_"
 ENV_FILE = ".env"
@@ -93,6 +90,21 @@ class Settings(BaseSettings):
         (), description="Addresses or networks whose `X-Forwarded-For` counts, comma-separated."
     )
     max_body_bytes: int = Field(1_048_576, ge=1024, description="Largest request body.")
+    request_seconds: float = Field(
+        30, gt=0, description="Seconds in which a request's head has to come in; then its body."
+    )
+    max_connections: int = Field(
+        2_000, ge=1, description="Connections that an API process holds; one more gets 503."
+    )
+    allowed_hosts: Names = Field(
+        (),
+        description="Names that requests may have as `Host`, comma-separated, besides `localhost` "
+        "and IP addresses; `*`: any. Unset: none where the API listens on a loopback address, any "
+        "elsewhere.",
+    )
+    docs: Literal["on", "off"] = Field(
+        "on", description="Whether the API serves `/docs` and `/openapi.json`."
+    )
     ping_seconds: float = Field(
         15, gt=0, le=30, description="Seconds of silence after which a stream gets a comment."
     )
@@ -105,13 +117,14 @@ class Settings(BaseSettings):
         le=600,
         description="Seconds in which a stopping process ends or hands back its running work.",
     )
-    metrics_host: str = Field("127.0.0.1", description="Address that workers' metrics listen on.")
+    metrics_host: str = Field("127.0.0.1", description="Address of `MINIVAULT_METRICS_PORT`.")
     metrics_port: int = Field(
         0,
         ge=0,
         le=65535,
-        description="Port of a worker's `/metrics` and `/healthz`; of several that `up` starts, "
-        "of the first. 0: none. The API has both on its own port.",
+        description="Port of a process's own `/metrics`, `/healthz` and `/readyz`. Of those that "
+        "`up` starts the API gets it, and each worker one of the next. 0: none; the API then has "
+        "its metrics where it has everything.",
     )
     dashboard_host: str = Field(
         "127.0.0.1", description="Address that `minivault dashboard` listens on."
@@ -127,7 +140,7 @@ class Settings(BaseSettings):
         "info", description="Least severe level that is logged."
     )
 
-    @field_validator("models", "trusted_proxies", mode="before")
+    @field_validator("models", "trusted_proxies", "allowed_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -147,6 +160,14 @@ class Settings(BaseSettings):
         for network in value:
             ipaddress.ip_network(network, strict=False)
         return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for host in value:
+            if host != "*" and not re.fullmatch(r"[\w.-]+", host):
+                raise ValueError("write names, without scheme and port, or *")
+        return tuple(host.lower() for host in value)
 
     @field_validator("rate_limit")
     @classmethod
@@ -227,6 +248,8 @@ class Settings(BaseSettings):
             DataDirError: it can't, or its path is too long for the embedded server's socket.
         """
         try:
+            # Prompts lie in there, which other users of the machine have no business with.
+            self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             for folder in (self.models_dir, self.logs_dir, self.data_dir / "db"):
                 folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.data_dir):
@@ -241,53 +264,3 @@ class Settings(BaseSettings):
                 f"The path {self.socket_path} is too long for a Unix socket "
                 f"({_SOCKET_PATH_MAX} bytes). Set {PREFIX}DATA_DIR to a shorter path."
             )
-
-
-def load_settings(**overrides: Any) -> Settings:
-    """Read the environment and `.env`; `overrides` win, unless they are None.
-
-    Raises:
-        SettingsError: a name is unknown or a value can't be used; all of them are listed.
-    """
-    given = {name: value for name, value in overrides.items() if value is not None}
-    problems = _unknown_names()
-    try:
-        settings = Settings(**given)
-    except ValidationError as error:
-        problems += [_explain(problem) for problem in error.errors()]
-    if problems:
-        raise SettingsError("\n".join(problems))
-    return _with_redis_password(settings)
-
-
-def _with_redis_password(settings: Settings) -> Settings:
-    if settings.redis_password_file is None:
-        return settings
-    if settings.redis_url is None or "@" in settings.redis_url:
-        raise SettingsError(
-            f"{PREFIX}REDIS_PASSWORD_FILE goes with a {PREFIX}REDIS_URL that has no password."
-        )
-    password = read_secret(settings.redis_password_file, f"{PREFIX}REDIS_PASSWORD_FILE")
-    scheme, _, rest = settings.redis_url.partition("://")
-    url = f"{scheme}://:{quote(password, safe='')}@{rest}"
-    return settings.model_copy(update={"redis_url": url})
-
-
-def _unknown_names() -> list[str]:
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
-    present = [*os.environ, *dotenv_values(ENV_FILE)]
-    problems = []
-    for name in sorted({name.upper() for name in present if name.upper().startswith(PREFIX)}):
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {close[0]}?" if close else ""
-            problems.append(f"{name} is not a setting.{hint}")
-    return problems
-
-
-def _explain(problem: Any) -> str:
-    name = PREFIX + "_".join(str(part) for part in problem["loc"][:1]).upper()
-    reason = problem["msg"].removeprefix("Value error, ")
-    if name.endswith("_URL"):  # may hold a password
-        return f"{name}: {reason}."
-    return f"{name}={problem['input']!s}: {reason}."

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
+from shared.configuration import load_settings
 from shared.redis import connect
-from shared.settings import PREFIX, Settings, load_settings
+from shared.settings import PREFIX, Settings
 from tests.support.valkey import running_valkey
 
 

@@ -61,7 +61,7 @@ def ask(
     """`generate`, `stream` and `submit`: they take the same options."""
     from cli.client import Client, service_url  # noqa: PLC0415
     from cli.printers import AnswerPrinter  # noqa: PLC0415
-    from shared.settings import load_settings  # noqa: PLC0415
+    from shared.configuration import load_settings  # noqa: PLC0415
 
     fields = {
         "prompt": _text(prompt),

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cli import console
-from shared.settings import load_settings
+from shared.configuration import load_settings
 
 NOT_READY = 1
 

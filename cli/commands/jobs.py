@@ -9,7 +9,7 @@ import typer
 
 from cli import console
 from cli.commands.ask import AsJson, Url, stream_printer
-from shared.settings import load_settings
+from shared.configuration import load_settings
 
 app: Final = typer.Typer(help="Jobs that wait, run or failed.", no_args_is_help=True)
 

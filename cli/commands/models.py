@@ -9,8 +9,8 @@ import typer
 
 from cli import console
 from shared.catalog import HubSource, PathSource, add_model, load_catalog
+from shared.configuration import load_settings
 from shared.errors import CatalogError
-from shared.settings import load_settings
 
 app: Final = typer.Typer(help="The models that can be served.", no_args_is_help=True)
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cli import leash
-from shared.settings import load_settings
+from shared.configuration import load_settings
 
 Supervised = Annotated[
     bool, typer.Option("--supervised", hidden=True, help="Stop when standard input ends.")

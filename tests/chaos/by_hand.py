@@ -9,7 +9,7 @@ from pathlib import Path
 from redis import Redis
 
 from cli.client import is_ready
-from shared.settings import load_settings
+from shared.configuration import load_settings
 from tests.chaos.living import Living, living
 from tests.chaos.target import OutsideValkey, answers, wait_for
 from tests.support.models import seed_real_model

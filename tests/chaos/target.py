@@ -15,7 +15,8 @@ from redis.exceptions import RedisError
 from cli import state
 from cli.client import is_ready
 from cli.embedded import valkey_command
-from shared.settings import Settings, load_settings
+from shared.configuration import load_settings
+from shared.settings import Settings
 from tests.chaos.living import Living, living
 from tests.chaos.proxy import Proxy
 from tests.chaos.schedule import Phase

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from shared.settings import load_settings
+from shared.configuration import load_settings
 from shared.store import Interaction, Store
 from tests.support.poll import until
 from tests.support.stack import Stack, running_stack

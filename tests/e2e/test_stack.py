@@ -14,18 +14,19 @@ import psutil
 import pytest
 
 from cli.client import is_ready
-from shared.settings import load_settings
+from shared.configuration import load_settings
 from tests.support.models import REAL, seed_real_model
 from tests.support.poll import until
 from tests.support.stack import MINIVAULT, Stack, is_alive, running_stack
 
+METRICS_PORT = 29_170  # and the next; no system hands these out by itself
 QUESTION = {"prompt": "What is the capital of France?", "temperature": 0}
 
 
 @pytest.fixture(scope="module")
 def stack(short_tmp: Path) -> Iterator[Stack]:
     """One stack for the tests that leave it as it was."""
-    with running_stack(short_tmp / "up") as stack:
+    with running_stack(short_tmp / "up", METRICS_PORT=METRICS_PORT) as stack:
         yield stack
 
 
@@ -50,6 +51,14 @@ def test_the_commands_reach_it(stack: Stack) -> None:
     rows = until(lambda: json.loads(stack.command("history", "--json").stdout))
     assert rows[0]["prompt"] == QUESTION["prompt"]
     assert rows[0]["response"] == whole.stdout.removesuffix("\n")
+
+
+def test_each_process_has_a_port_for_its_metrics(stack: Stack) -> None:
+    api, worker = (f"http://127.0.0.1:{METRICS_PORT + number}" for number in (0, 1))
+    assert "minivault_http_requests_total" in httpx.get(f"{api}/metrics").text
+    assert "minivault_generation_tokens_total" in httpx.get(f"{worker}/metrics").text
+    assert httpx.get(f"{worker}/readyz").is_success
+    assert httpx.get(f"{stack.url}/metrics").status_code == 404
 
 
 def test_status_tells_what_runs(stack: Stack) -> None:

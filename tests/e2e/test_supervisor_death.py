@@ -9,9 +9,9 @@ import psutil
 import pytest
 
 from cli.client import Client
+from shared.configuration import load_settings
 from shared.queue import workers
 from shared.redis import connect
-from shared.settings import load_settings
 from tests.support.poll import until
 from tests.support.stack import Stack, is_alive, running_stack
 

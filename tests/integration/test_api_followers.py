@@ -73,7 +73,7 @@ def asking(url: str, accept: str, path: str) -> Iterator[None]:
     body = b'{"prompt": "x"}'
     with socket.create_connection((address.hostname, address.port), timeout=10) as raw:
         raw.sendall(
-            f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\nAccept: {accept}\r\n\r\n".encode()
             + body
         )

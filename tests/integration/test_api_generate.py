@@ -107,8 +107,9 @@ def test_tokens_arrive_one_by_one_over_a_raw_socket(
     with socket.create_connection((address.hostname, address.port), timeout=10) as raw:
         body = b'{"prompt": "x"}'
         raw.sendall(
-            b"POST /generate/stream HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-            b"Content-Length: %d\r\nAccept: %s\r\n\r\n%s" % (len(body), accept, body)
+            b"POST /generate/stream HTTP/1.1\r\nHost: localhost\r\n"
+            b"Content-Type: application/json\r\nContent-Length: %d\r\n"
+            b"Accept: %s\r\n\r\n%s" % (len(body), accept, body)
         )
         heard = b""
         while end not in heard:

@@ -15,11 +15,12 @@ from redis import Redis
 
 from api import repeating
 from shared import names
+from shared.configuration import load_settings
 from shared.events import Done, FinishReason, Started, Token
 from shared.job import now
 from shared.ledger import Ledger
 from shared.redis import connect
-from shared.settings import Settings, load_settings
+from shared.settings import Settings
 from tests.support.api import read_sse, running_api, text_of
 from tests.support.poll import until
 from tests.support.scripted_worker import TIMINGS, USAGE, Author

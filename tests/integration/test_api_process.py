@@ -51,7 +51,7 @@ def test_a_stopping_process_takes_nothing_new(
     log = tmp_path / "api.log"
     body = b'{"prompt": "x"}'
     head = (
-        b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b"Content-Length: %d\r\n\r\n" % len(body)
     )
     with api_process(settings, log, SHUTDOWN_GRACE="4") as (process, url):
@@ -99,7 +99,7 @@ async def test_a_stopping_process_is_not_ready(settings: Settings, redis: Redis)
             await app(scope | {"state": {"app": state}}, receive, send)
 
         transport = httpx.ASGITransport(with_state)
-        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             assert (await client.get("/readyz")).status_code == 200
             job_id = (await client.post("/jobs", json={"prompt": "x"})).json()["id"]
             state.relay.stop(grace=60)

@@ -14,7 +14,7 @@ import pytest
 from cli import patience
 from cli.client import Client, service_url
 from cli.transport import RequestRefusedError, ServiceUnavailableError
-from shared.settings import load_settings
+from shared.configuration import load_settings
 from tests.support.api import free_port
 from tests.support.commands import minivault
 from tests.support.stand_in import Reply, Seen, serving

@@ -13,9 +13,10 @@ from redis import Redis
 from cli import state
 from cli.state import ProcessState, StackState
 from shared import names
+from shared.configuration import load_settings
 from shared.ledger import Ledger
 from shared.queue import WorkerInfo
-from shared.settings import Settings, load_settings
+from shared.settings import Settings
 from shared.store import Interaction, Store
 from tests.support.api import free_port
 from tests.support.commands import minivault

@@ -11,9 +11,10 @@ from redis import Redis
 
 from cli.deaths import DeathNotices
 from shared import names
+from shared.configuration import load_settings
 from shared.queue import WorkerInfo, workers
 from shared.redis import connect
-from shared.settings import Settings, load_settings
+from shared.settings import Settings
 from tests.support.poll import until
 from tests.support.valkey import running_valkey
 

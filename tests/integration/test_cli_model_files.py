@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save_file
 
 from shared.catalog import HubSource, ModelSpec, PathSource, WheelSource
+from shared.configuration import load_settings
 from shared.errors import ModelUnavailableError
-from shared.settings import load_settings
 from tests.support.poll import until
 from tests.support.stand_in import Reply, Seen, serving
 from worker import conversion
@@ -241,7 +241,8 @@ def test_a_model_from_another_source_is_made_anew(own_settings, made, tmp_path) 
 def test_a_killed_fetch_leaves_nothing_that_looks_finished(own_settings, made) -> None:
     """The process is killed while it converts; the next one cleans up and succeeds."""
     code = (
-        "import sys, time; from pathlib import Path; from shared.settings import load_settings\n"
+        "import sys, time; from pathlib import Path\n"
+        "from shared.configuration import load_settings\n"
         "from shared.catalog import *; from worker import model_files\n"
         "def convert(gguf, target, progress):\n"
         "    (target / 'config.json').write_text('{}'); print('half', flush=True); time.sleep(60)\n"
@@ -267,7 +268,7 @@ def test_a_killed_fetch_leaves_nothing_that_looks_finished(own_settings, made) -
 
 def test_two_processes_do_the_work_once(own_settings, gguf, tmp_path) -> None:
     code = (
-        "import sys, time; from shared.settings import load_settings\n"
+        "import sys, time; from shared.configuration import load_settings\n"
         "from shared.catalog import *; from worker import model_files\n"
         "def convert(gguf, target, progress):\n"
         "    open(sys.argv[3], 'a').write('x'); time.sleep(0.5)\n"

@@ -15,8 +15,9 @@ from cli import leftovers, state
 from cli.child import Child
 from cli.lock import ChildrenLock
 from cli.state import ProcessState, StackState
+from shared.configuration import load_settings
 from shared.errors import StackError
-from shared.settings import Settings, load_settings
+from shared.settings import Settings
 from tests.support.poll import until
 from tests.support.stack import is_alive
 

@@ -9,8 +9,8 @@ import pytest
 from cli import state
 from cli.lock import ChildrenLock, stack_lock
 from cli.state import ProcessState, StackState
+from shared.configuration import load_settings
 from shared.errors import StackError
-from shared.settings import load_settings
 from tests.support.poll import until
 
 
@@ -31,7 +31,7 @@ def test_the_second_stack_on_a_folder_is_told_the_firsts_pid(own_settings) -> No
 
 def test_a_killed_holder_leaves_no_lock(own_settings) -> None:
     holder = (
-        "import os, sys; from shared.settings import load_settings\n"
+        "import os, sys; from shared.configuration import load_settings\n"
         "from cli.lock import stack_lock\n"
         "with stack_lock(load_settings(data_dir=sys.argv[1])): os.kill(os.getpid(), 9)"
     )

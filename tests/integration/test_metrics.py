@@ -165,7 +165,7 @@ def test_an_api_counts_answers_and_tells_of_the_queues(
 ) -> None:
     queue.submit(generation("waits"), generation("waits, too"))
     ScriptedWorker(redis, MODEL, words()).announce()
-    with running_api(served, rate_limit="3/minute") as url:
+    with running_api(served, rate_limit="3/minute", metrics_port=0) as url:
         for _ in range(4):
             httpx.post(f"{url}/jobs", json={"prompt": "x"})
         httpx.get(f"{url}/jobs/job-none")
@@ -222,7 +222,7 @@ async def test_no_client_can_make_labels(settings: Settings, redis: Redis) -> No
             return {line.rpartition(" ")[0] for line in text.splitlines() if line[0] != "#"}
 
         transport = httpx.ASGITransport(with_state)
-        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             for _ in range(1_000):
                 await ask(client)
             early = await names()

@@ -8,8 +8,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from shared.configuration import load_settings
 from shared.errors import StoreError
-from shared.settings import Settings, load_settings
+from shared.settings import Settings
 from shared.store import Interaction, Store
 
 

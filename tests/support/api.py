@@ -14,11 +14,13 @@ from typing import Any
 
 import httpx
 
-from api.main import Server, listen
+from api.main import Server, listening
 from shared.settings import Settings
 from tests.support.poll import until
 
-_RUN = "from api.main import run; from shared.settings import load_settings; run(load_settings())"
+_RUN = (
+    "from api.main import run; from shared.configuration import load_settings; run(load_settings())"
+)
 
 
 @contextmanager
@@ -28,8 +30,8 @@ def running_api(settings: Settings, **changes: Any) -> Iterator[str]:
         update={"port": free_port(), "shutdown_grace": 0.5, "trusted_proxies": ()} | changes
     )
     server = Server(settings)
-    with listen(settings.host, settings.port) as listener:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    with listening(settings) as listeners:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": listeners})
         thread.start()
         try:
             until(lambda: server.started or not thread.is_alive(), what="uvicorn's start")

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from shared.catalog import load_catalog
-from shared.settings import Settings, load_settings
+from shared.configuration import load_settings
+from shared.settings import Settings
 
 CACHE: Final = Path(__file__).parents[2] / ".cache" / "tests"
 REAL: Final = "smollm2-135m"

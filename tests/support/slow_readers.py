@@ -34,7 +34,9 @@ def ask(url: str, *requests: str) -> socket.socket:
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     raw.settimeout(10)
     raw.connect((address.hostname, address.port))
-    raw.sendall("".join(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n" for path in requests).encode())
+    raw.sendall(
+        "".join(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n" for path in requests).encode()
+    )
     return raw
 
 

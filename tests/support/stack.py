@@ -14,7 +14,8 @@ from typing import Any, Final
 import psutil
 
 from cli import state
-from shared.settings import PREFIX, load_settings
+from shared.configuration import load_settings
+from shared.settings import PREFIX
 from tests.support.api import free_port
 from tests.support.models import seed_real_model
 from tests.support.poll import until

@@ -17,6 +17,7 @@ from typing import Final
 
 from redis import Redis
 
+from shared.configuration import load_settings
 from shared.errors import ModelUnavailableError
 from shared.job import GenerationRequest
 from shared.ledger import report_death
@@ -24,7 +25,7 @@ from shared.listen import listen
 from shared.logging import configure
 from shared.queue import WorkerInfo, workers
 from shared.redis import connect
-from shared.settings import PREFIX, Settings, load_settings
+from shared.settings import PREFIX, Settings
 from shared.store import Store
 from tests.support import traps
 from tests.support.poll import until

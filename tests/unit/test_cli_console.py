@@ -7,7 +7,7 @@ import pytest
 from cli import console
 from cli.banner import show_banner
 from cli.progress import ModelProgress
-from shared.settings import load_settings
+from shared.configuration import load_settings
 
 ROWS = [("a", "one\ntwo"), ("b", "\x1b[31mred\x07")]
 

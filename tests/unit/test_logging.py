@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
+from shared.configuration import load_settings
 from shared.logging import configure, get_logger
-from shared.settings import load_settings
 
 
 @pytest.fixture(autouse=True)

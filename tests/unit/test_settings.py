@@ -7,9 +7,10 @@ from redis.connection import parse_url
 
 from cli.dashboard import serve
 from shared.catalog import HubSource, add_model, load_catalog
+from shared.configuration import load_settings
 from shared.errors import CatalogError, SettingsError
 from shared.redis import redact
-from shared.settings import Settings, load_settings
+from shared.settings import Settings
 from shared.store import Store
 
 
@@ -23,6 +24,9 @@ from shared.store import Store
         ("TRUSTED_PROXIES", "10.0.0.0/99"),
         ("MODELS", ","),
         ("RATE_LIMIT", "5 per minute"),
+        ("ALLOWED_HOSTS", "https://mine.example"),
+        ("ALLOWED_HOSTS", "mine.example:443"),
+        ("DOCS", "perhaps"),
     ],
 )
 def test_a_value_that_can_not_be_used_is_one_line_without_secrets(
@@ -54,6 +58,12 @@ def test_any_folder_name_survives_in_the_urls(tmp_path: Path, folder: str) -> No
     (settings.data_dir / "db").mkdir()
     Store.open(settings).close()
     assert (settings.data_dir / "db" / "minivault.db").exists()
+
+
+def test_a_new_data_folder_is_its_owners_alone(tmp_path: Path) -> None:
+    settings = load_settings(data_dir=tmp_path / "new")
+    settings.prepare_data_dir()
+    assert settings.data_dir.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_model_that_the_settings_already_name_can_be_added(tmp_path: Path) -> None:
