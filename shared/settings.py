@@ -49,7 +49,14 @@ class Settings(BaseSettings):
         None, description="File that holds Redis' password, for a URL that has none."
     )
     database_url: str | None = Field(
-        None, description="SQLAlchemy URL. Unset: `db/minivault.db` in the data folder."
+        None,
+        description="`postgresql://` or `sqlite:///` URL. Unset: `db/minivault.db` in the "
+        "data folder.",
+    )
+    database_password_file: Path | None = Field(
+        None,
+        description="File that holds the database's password, for a URL that names a user and "
+        "has none.",
     )
     workers: int = Field(1, ge=1, le=64, description="Worker processes that `up` starts.")
     models: Names = Field(
@@ -172,9 +179,11 @@ class Settings(BaseSettings):
     def _database(cls, value: str | None) -> str | None:
         if value is not None:
             try:
-                make_url(value)
-            except ArgumentError:
+                kind = make_url(value).drivername
+            except (ArgumentError, ValueError):
                 raise ValueError("it is no URL that SQLAlchemy understands") from None
+            if kind not in ("sqlite", "postgresql", "postgresql+psycopg"):
+                raise ValueError("start it with postgresql:// or sqlite:///")
         return value
 
     @field_validator("data_dir")
@@ -257,7 +266,7 @@ def load_settings(**overrides: Any) -> Settings:
         problems += [_explain(problem) for problem in error.errors()]
     if problems:
         raise SettingsError("\n".join(problems))
-    return _with_redis_password(settings)
+    return _with_database_password(_with_redis_password(settings))
 
 
 def _with_redis_password(settings: Settings) -> Settings:
@@ -271,6 +280,20 @@ def _with_redis_password(settings: Settings) -> Settings:
     scheme, _, rest = settings.redis_url.partition("://")
     url = f"{scheme}://:{quote(password, safe='')}@{rest}"
     return settings.model_copy(update={"redis_url": url})
+
+
+def _with_database_password(settings: Settings) -> Settings:
+    if settings.database_password_file is None:
+        return settings
+    url = make_url(settings.effective_database_url)
+    if not url.username or url.password:
+        raise SettingsError(
+            f"{PREFIX}DATABASE_PASSWORD_FILE goes with a {PREFIX}DATABASE_URL that names a user "
+            "and has no password."
+        )
+    password = read_secret(settings.database_password_file, f"{PREFIX}DATABASE_PASSWORD_FILE")
+    full = url.set(password=password).render_as_string(hide_password=False)
+    return settings.model_copy(update={"database_url": full})
 
 
 def _unknown_names() -> list[str]:

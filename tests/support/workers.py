@@ -188,7 +188,7 @@ def main() -> None:
         traps.lay_trap()
     if HURRIED in os.environ:
         _hurry()
-    redis, store = connect(settings, "worker"), Store.open(settings)
+    redis, store = connect(settings, "worker"), Store.open(settings, patient=True)
     service = WorkerService(settings, redis, _load, store, name=new_worker_name())
     if settings.metrics_port:
         Monitor(listen(settings.metrics_host, settings.metrics_port), service).start()
