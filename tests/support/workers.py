@@ -95,6 +95,8 @@ class Crew:
             PREFIX + "METRICS_PORT": str(self._settings.metrics_port),
             PREFIX + "SHUTDOWN_GRACE": str(self._settings.shutdown_grace),
         }
+        urls = {"REDIS_URL": self._settings.redis_url, "DATABASE_URL": self._settings.database_url}
+        variables |= {PREFIX + name: url for name, url in urls.items() if url}
         with self._log.open("ab") as output:
             started = [
                 subprocess.Popen(
