@@ -38,6 +38,7 @@ from worker.service import WorkerService
 STEP_SECONDS = "FAKE_STEP_SECONDS"
 LOAD_SECONDS = "FAKE_LOAD_SECONDS"
 HURRIED = "FAKE_HURRY"
+WALL_CLOCK_SKEW = "FAKE_WALL_CLOCK_SKEW"
 BROKEN_MODEL = "broken"
 
 
@@ -185,7 +186,10 @@ def _hurry() -> None:
 
 def main() -> None:
     settings = load_settings()
+    settings.prepare_data_dir()
     configure(settings, "worker")
+    right, skew = time.time, float(os.environ.get(WALL_CLOCK_SKEW, "0"))
+    time.time = lambda: right() + skew
     if traps.FILE in os.environ:
         traps.lay_trap()
     if HURRIED in os.environ:
