@@ -8,7 +8,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c const
 RUN_EXTRAS := api,worker,dashboard
 
 .DEFAULT_GOAL := help
-.PHONY: help up models test test-browser test-hosts chaos check bench clean
+.PHONY: help up models test test-browser test-remote test-hosts chaos check bench clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -28,6 +28,9 @@ test: $(VENV)/.dev ## Run all tests, the last three minutes under faults
 
 test-browser: $(VENV)/.dev ## Look at the dashboard with a headless Chromium, which it needs
 	@$(BIN)/python -m pytest tests/browser
+
+test-remote: $(VENV)/.dev ## Redis behind Sentinel, and over TLS: needs openssl
+	@$(BIN)/python -m pytest tests/remote
 
 test-hosts: $(VENV)/.dev ## Workers on two hosts, cut off and killed: needs Linux, root, iproute2
 	@$(BIN)/python -m pytest tests/hosts

@@ -18,6 +18,7 @@ from redis.connection import parse_url
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from shared import sentinel
 from shared.errors import DataDirError, SettingsError
 from shared.secret import read_secret
 
@@ -42,8 +43,8 @@ class Settings(BaseSettings):
     )
     redis_url: str | None = Field(
         None,
-        description="`redis://`, `rediss://` or `unix://` URL. Unset: an embedded Valkey "
-        "in the data folder.",
+        description="`redis://`, `rediss://`, `unix://` or `redis+sentinel://` URL. Unset: an "
+        "embedded Valkey in the data folder.",
     )
     redis_password_file: Path | None = Field(
         None, description="File that holds Redis' password, for a URL that has none."
@@ -165,11 +166,15 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis_scheme(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("start it with redis://, rediss:// or unix://")
+        schemes = ("redis://", "rediss://", "unix://", f"{sentinel.SCHEME}://")
+        if value is not None and not value.startswith(schemes):
+            raise ValueError("start it with redis://, rediss://, unix:// or redis+sentinel://")
         if value is not None:
             try:
-                parse_url(value)  # type: ignore[no-untyped-call]  # redis-py
+                if value.startswith(sentinel.SCHEME):
+                    sentinel.parse(value)
+                else:
+                    parse_url(value)  # type: ignore[no-untyped-call]  # redis-py
             except ValueError:
                 raise ValueError("it is no URL that Redis clients understand") from None
         return value

@@ -10,6 +10,7 @@ from cli.dashboard import serve
 from shared.catalog import HubSource, add_model, load_catalog
 from shared.errors import CatalogError, SettingsError
 from shared.redis import redact
+from shared.sentinel import parse
 from shared.settings import Settings, load_settings
 from shared.store import Store
 
@@ -19,6 +20,10 @@ from shared.store import Store
     [
         ("REDIS_URL", "http://user:secret@h"),
         ("REDIS_URL", "redis://user:secret@h:notaport"),
+        ("REDIS_URL", "redis+sentinel://:secret@one:26379"),
+        ("REDIS_URL", "redis+sentinel://:secret@/mini"),
+        ("REDIS_URL", "redis+sentinel://:secret@one:port/mini/0"),
+        ("REDIS_URL", "redis+sentinel://:secret@one/mini/zero"),
         ("DATABASE_URL", "secret nonsense"),
         ("DATABASE_URL", "mysql://user:secret@h/d"),
         ("DATABASE_URL", "postgresql+asyncpg://user:secret@h/d"),
@@ -103,6 +108,17 @@ def test_a_password_file_that_can_not_be_used_is_one_line(
     assert str(refused.value).startswith("MINIVAULT_REDIS_PASSWORD_FILE")
     assert reason in str(refused.value)
     assert "secret" not in str(refused.value)
+
+
+def test_a_sentinel_url_names_hosts_and_a_service(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("p@ss/word#1")
+    url = "redis+sentinel://one:26380,two,[::1]:7/mini/3"
+    settings = load_settings(redis_url=url, redis_password_file=file)
+    sentinels, service, options = parse(settings.effective_redis_url)
+    assert sentinels == [("one", 26380), ("two", 26379), ("::1", 7)]
+    assert (service, options) == ("mini", {"db": 3, "username": None, "password": "p@ss/word#1"})
+    assert redact(settings) == url
 
 
 def test_the_databases_password_may_lie_in_a_file(tmp_path: Path) -> None:
