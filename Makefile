@@ -11,7 +11,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c const
 RUN_EXTRAS := api,worker,dashboard
 
 .DEFAULT_GOAL := help
-.PHONY: help up models test test-browser test-proxy compose-test chaos check bench clean
+.PHONY: help up models test test-browser test-proxy test-remote test-hosts compose-test chaos check bench clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -34,6 +34,12 @@ test-browser: $(VENV)/.dev ## Look at the dashboard with a headless Chromium, wh
 
 test-proxy: $(VENV)/.dev ## Stream through nginx, Caddy and Traefik, which it needs; PROXIES=nginx for some
 	@PROXIES="$(PROXIES)" $(BIN)/python -m pytest tests/proxy
+
+test-remote: $(VENV)/.dev ## Redis behind Sentinel, and over TLS: needs openssl
+	@$(BIN)/python -m pytest tests/remote
+
+test-hosts: $(VENV)/.dev ## Workers on two hosts, cut off and killed: needs Linux, root, iproute2
+	@$(BIN)/python -m pytest tests/hosts
 
 chaos: $(VENV)/.dev ## 500 streams under 60 faults at random: what is lost? (15 minutes)
 	@$(BIN)/python -m tests.chaos

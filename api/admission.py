@@ -61,7 +61,6 @@ def _admission(*, background: bool = False) -> Callable[..., Awaitable[Admission
                 await state.limiter(request)
         if background:
             body = body.model_copy(update={"background": True})
-        created_at = now()
         return Admission(
             request=GenerationRequest(
                 id=new_job_id(),
@@ -74,9 +73,9 @@ def _admission(*, background: bool = False) -> Callable[..., Awaitable[Admission
                 priority=body.priority,
                 client=limit_key(state.proxies.client(request)),
                 request_id=request_id(request),
-                created_at=created_at,
+                created_at=now(),
             ),
-            deadline=created_at + (body.ttl or settings.queue_ttl),
+            ttl=body.ttl or settings.queue_ttl,
             idempotency=Idempotency(idempotency_key, _fingerprint(body))
             if idempotency_key
             else None,

@@ -8,8 +8,7 @@ from typing import Final
 from redis.asyncio import Redis
 
 from api.feed import Feed
-from shared import names
-from shared.job import now
+from shared import names, scripts
 
 _SHORTEST: Final = 0.5
 _LONGEST: Final = 5.0
@@ -28,20 +27,18 @@ class Attendance:
         """`feeds` are those open now; `grace` in seconds."""
         self._redis = redis
         self._feeds = feeds
-        self._grace = grace
+        self._script = scripts.source("attend")
         self.interval = min(max(grace / 3, _SHORTEST), _LONGEST)
-
-    def lease(self) -> float:
-        """Until when a job that is followed now is taken to be."""
-        return now() + self._grace + self.interval
+        self.lease = grace + self.interval
+        """Seconds for which a job that is followed now is taken to be."""
 
     async def renew(self, job_ids: Iterable[str]) -> None:
         """Set the leases of those jobs that have one."""
-        lease = self.lease()
-        leases = [(job_id, lease) for job_id in job_ids]
+        followed = list(job_ids)
         pipe = self._redis.pipeline(transaction=False)
-        for start in range(0, len(leases), _CHUNK):
-            pipe.zadd(names.ATTENDED, dict(leases[start : start + _CHUNK]), xx=True)
+        for start in range(0, len(followed), _CHUNK):
+            chunk = followed[start : start + _CHUNK]
+            pipe.eval(self._script, 1, names.ATTENDED, self.lease, *chunk)
         await pipe.execute()
 
     async def renew_all(self) -> None:

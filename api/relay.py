@@ -32,8 +32,8 @@ class Admission(NamedTuple):
     """A valid request that may be submitted."""
 
     request: GenerationRequest
-    deadline: float
-    """When it has waited too long for a worker, on the wall clock."""
+    ttl: float
+    """Seconds for which it may wait for a worker."""
     idempotency: Idempotency | None
 
 
@@ -92,13 +92,13 @@ class Relay:
 
         Raises as `submit`; refusals say when to try again.
         """
-        request, deadline, idempotency = admission
+        request, ttl, idempotency = admission
         async with in_time():
             pace = await self._pace.seconds_per_job(request.model)
             submission = Submission(
                 limits=self._limits,
-                deadline=deadline,
-                attended_until=None if request.background else self._attendance.lease(),
+                ttl=ttl,
+                attended_for=None if request.background else self._attendance.lease,
                 idempotency=idempotency,
                 seconds_per_job=pace,
             )

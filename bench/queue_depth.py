@@ -105,7 +105,7 @@ async def _submit(queue: JobQueue, client: str) -> str:
         client=client,
         created_at=now,
     )
-    submission = Submission(_NO_LIMITS, deadline=now + 3600, attended_until=now + 60)
+    submission = Submission(_NO_LIMITS, ttl=3600, attended_for=60)
     return await queue.submit(request, submission)
 
 

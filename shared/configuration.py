@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from dotenv import dotenv_values
 from pydantic import ValidationError
+from sqlalchemy import make_url
 
 from shared.errors import SettingsError
 from shared.secret import read_secret
@@ -29,7 +30,7 @@ def load_settings(**overrides: Any) -> Settings:
         problems += [_explain(problem) for problem in error.errors()]
     if problems:
         raise SettingsError("\n".join(problems))
-    return _with_redis_password(settings)
+    return _with_database_password(_with_redis_password(settings))
 
 
 def _with_redis_password(settings: Settings) -> Settings:
@@ -43,6 +44,20 @@ def _with_redis_password(settings: Settings) -> Settings:
     scheme, _, rest = settings.redis_url.partition("://")
     url = f"{scheme}://:{quote(password, safe='')}@{rest}"
     return settings.model_copy(update={"redis_url": url})
+
+
+def _with_database_password(settings: Settings) -> Settings:
+    if settings.database_password_file is None:
+        return settings
+    url = make_url(settings.effective_database_url)
+    if not url.username or url.password:
+        raise SettingsError(
+            f"{PREFIX}DATABASE_PASSWORD_FILE goes with a {PREFIX}DATABASE_URL that names a user "
+            "and has no password."
+        )
+    password = read_secret(settings.database_password_file, f"{PREFIX}DATABASE_PASSWORD_FILE")
+    full = url.set(password=password).render_as_string(hide_password=False)
+    return settings.model_copy(update={"database_url": full})
 
 
 def _unknown_names() -> list[str]:

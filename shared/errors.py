@@ -57,6 +57,12 @@ class StoreError(MiniVaultError):
     code = "store_unavailable"
 
 
+class StoreAwayError(StoreError):
+    """The interactions database does not answer, or can't write now."""
+
+    code = "store_away"
+
+
 class DecodeError(MiniVaultError):
     """Bytes from Redis are not a job or event of this version."""
 

@@ -66,7 +66,7 @@ def new_seed() -> int:
 
 
 def now() -> float:
-    """Wall clock in seconds: the one clock that API and workers share."""
+    """Wall clock in seconds. Of this host: for what is told, never for what is decided."""
     return time.time()
 
 

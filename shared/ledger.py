@@ -22,7 +22,7 @@ from rq.job import Job
 
 from shared import names, scripts
 from shared.claim import SUSPECTED, Claim
-from shared.job import GenerationRequest, now
+from shared.job import GenerationRequest
 from shared.queue import queued_models, rq_queue, workers
 
 ENDED_TTL: Final = 24 * 3600
@@ -67,7 +67,7 @@ class Ledger:
                     names.STRIKES,
                     rq_queue(self._redis, model).key,
                 ],
-                args=[owner, now()],
+                args=[owner],
             )
             if taken is not None:
                 job_id, strikes = taken
@@ -188,6 +188,11 @@ class Ledger:
             pipe.zrem(names.ATTENDED, job_id)
             pipe.sadd(names.CANCELS, job_id)
             pipe.execute()
+
+    def time(self) -> float:
+        """The clock that leases and deadlines are on: the server's, since hosts' clocks differ."""
+        seconds, microseconds = self._redis.time()
+        return float(seconds) + microseconds / 1e6
 
     def overdue(self, time: float) -> list[str]:
         """Jobs that have waited too long for a worker by now."""

@@ -13,6 +13,7 @@ Migration: TypeAlias = Callable[[sa.Connection], None]
 
 
 def m001_interactions(connection: sa.Connection) -> None:
+    # PostgreSQL's REAL has 32 bits; to SQLite both names are one type.
     connection.exec_driver_sql(
         """
         CREATE TABLE interactions (
@@ -29,10 +30,10 @@ def m001_interactions(connection: sa.Connection) -> None:
             attempts          INTEGER NOT NULL,
             prompt_tokens     INTEGER NOT NULL,
             completion_tokens INTEGER NOT NULL,
-            queue_seconds     REAL NOT NULL,
-            prefill_seconds   REAL NOT NULL,
-            decode_seconds    REAL NOT NULL,
-            total_seconds     REAL NOT NULL,
+            queue_seconds     DOUBLE PRECISION NOT NULL,
+            prefill_seconds   DOUBLE PRECISION NOT NULL,
+            decode_seconds    DOUBLE PRECISION NOT NULL,
+            total_seconds     DOUBLE PRECISION NOT NULL,
             created_at        TEXT NOT NULL,
             finished_at       TEXT NOT NULL
         )

@@ -57,13 +57,13 @@ class Idempotency(NamedTuple):
 
 
 class Submission(NamedTuple):
-    """What a job's submission asks for beside the job itself. Times as `shared.job.now`."""
+    """What a job's submission asks for beside the job itself. In seconds from now on."""
 
     limits: Limits
-    deadline: float
-    """When the job has waited too long."""
-    attended_until: float | None
-    """When somebody must have said again that the job is followed; None: it need not be."""
+    ttl: float
+    """Until the job has waited too long."""
+    attended_for: float | None
+    """Until somebody must have said again that the job is followed; None: it need not be."""
     idempotency: Idempotency | None = None
     seconds_per_job: float | None = None
     """What each job in front adds to the wait."""
@@ -96,7 +96,7 @@ class JobQueue:
             TooManyInFlightError: too many of the client's jobs have not ended.
             IdempotencyConflictError: the key stands for another request.
         """
-        limits, deadline, attended_until, idempotency, seconds_per_job = submission
+        limits, ttl, attended_for, idempotency, seconds_per_job = submission
         client, model = request.client, request.model
         event = Queued(seq=1, id=request.id, model=model, position=0)
         verdict, what = await self._submit(
@@ -123,8 +123,8 @@ class JobQueue:
                 request.created_at,
                 request.priority,
                 client,
-                deadline,
-                "" if attended_until is None else attended_until,
+                ttl,
+                "" if attended_for is None else attended_for,
                 limits.max_queued,
                 limits.max_in_flight,
                 idempotency.fingerprint if idempotency else "",

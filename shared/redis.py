@@ -12,6 +12,7 @@ from redis.asyncio import BlockingConnectionPool
 from redis.asyncio import Redis as AsyncRedis
 from redis.exceptions import RedisError
 
+from shared import sentinel
 from shared.errors import RedisUnavailableError
 from shared.settings import PREFIX, Settings
 
@@ -33,7 +34,10 @@ def cannot_now(error: RedisError) -> bool:
 
 def connect(settings: Settings, process: str) -> Redis:
     """A client for threads. Connects on first use."""
-    return Redis.from_url(settings.effective_redis_url, **_options(process))
+    url = settings.effective_redis_url
+    if url.startswith(sentinel.SCHEME):
+        return sentinel.client(url, _options(process))
+    return Redis.from_url(url, **_options(process))
 
 
 def connect_async(settings: Settings, process: str) -> AsyncRedis:
@@ -43,10 +47,10 @@ def connect_async(settings: Settings, process: str) -> AsyncRedis:
     fail from the 101st on. There is no time-out of the socket's own: with one, redis-py writes
     through `asyncio.wait_for`, which before Python 3.12 can lose the caller's.
     """
-    options = _options(process) | {"socket_timeout": None}
-    pool = BlockingConnectionPool.from_url(
-        settings.effective_redis_url, timeout=SOCKET_TIMEOUT, **options
-    )
+    url, options = settings.effective_redis_url, _options(process) | {"socket_timeout": None}
+    if url.startswith(sentinel.SCHEME):
+        return sentinel.client_async(url, timeout=SOCKET_TIMEOUT, options=options)
+    pool = BlockingConnectionPool.from_url(url, timeout=SOCKET_TIMEOUT, **options)
     return AsyncRedis.from_pool(pool)
 
 

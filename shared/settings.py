@@ -16,6 +16,7 @@ from redis.connection import parse_url
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from shared import sentinel
 from shared.errors import DataDirError
 
 PREFIX = "MINIVAULT_"
@@ -39,14 +40,21 @@ class Settings(BaseSettings):
     )
     redis_url: str | None = Field(
         None,
-        description="`redis://`, `rediss://` or `unix://` URL. Unset: an embedded Valkey "
-        "in the data folder.",
+        description="`redis://`, `rediss://`, `unix://` or `redis+sentinel://` URL. Unset: an "
+        "embedded Valkey in the data folder.",
     )
     redis_password_file: Path | None = Field(
         None, description="File that holds Redis' password, for a URL that has none."
     )
     database_url: str | None = Field(
-        None, description="SQLAlchemy URL. Unset: `db/minivault.db` in the data folder."
+        None,
+        description="`postgresql://` or `sqlite:///` URL. Unset: `db/minivault.db` in the "
+        "data folder.",
+    )
+    database_password_file: Path | None = Field(
+        None,
+        description="File that holds the database's password, for a URL that names a user and "
+        "has none.",
     )
     workers: int = Field(1, ge=1, le=64, description="Worker processes that `up` starts.")
     models: Names = Field(
@@ -179,11 +187,15 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis_scheme(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("start it with redis://, rediss:// or unix://")
+        schemes = ("redis://", "rediss://", "unix://", f"{sentinel.SCHEME}://")
+        if value is not None and not value.startswith(schemes):
+            raise ValueError("start it with redis://, rediss://, unix:// or redis+sentinel://")
         if value is not None:
             try:
-                parse_url(value)  # type: ignore[no-untyped-call]  # redis-py
+                if value.startswith(sentinel.SCHEME):
+                    sentinel.parse(value)
+                else:
+                    parse_url(value)  # type: ignore[no-untyped-call]  # redis-py
             except ValueError:
                 raise ValueError("it is no URL that Redis clients understand") from None
         return value
@@ -193,9 +205,11 @@ class Settings(BaseSettings):
     def _database(cls, value: str | None) -> str | None:
         if value is not None:
             try:
-                make_url(value)
-            except ArgumentError:
+                kind = make_url(value).drivername
+            except (ArgumentError, ValueError):
                 raise ValueError("it is no URL that SQLAlchemy understands") from None
+            if kind not in ("sqlite", "postgresql", "postgresql+psycopg"):
+                raise ValueError("start it with postgresql:// or sqlite:///")
         return value
 
     @field_validator("data_dir")

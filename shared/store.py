@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import sqlite3
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.engine.interfaces import DBAPIConnection
 
-from shared.errors import StoreError
+from shared.database import Database, translated
+from shared.errors import StoreAwayError, StoreError
+from shared.logging import get_logger
 from shared.migrations import is_current, migrate
-from shared.settings import Settings
-
-BUSY_TIMEOUT_MS: Final = 2_000
-"""How long a writer waits for another one. Not long: what can't be written now is written later,
-and streams wait for it."""
-_WAL_PAUSE_SECONDS: Final = 0.01
+from shared.postgres import PostgreSQL
+from shared.settings import PREFIX, Settings
+from shared.sqlite import SQLite
 
 
 class Interaction(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,26 +51,28 @@ _interactions: Final = sa.table(
 class Store:
     """The `interactions` table."""
 
-    def __init__(self, engine: sa.Engine) -> None:
-        self._engine = engine
-        self._file: tuple[int, int] | None = None
-        """Device and inode of the file that was opened, where it is one."""
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._is_open = False
+        self._identity: object = None
+        """Of what was opened."""
 
     @classmethod
-    def open(cls, settings: Settings) -> Store:
+    def open(cls, settings: Settings, *, patient: bool = False) -> Store:
         """Connect and bring the schema up to date.
+
+        `patient`: a database that is away is opened by the first `save` that finds it.
 
         Raises:
             StoreError: the database can't be opened, or is newer than this program.
         """
+        store = cls(_database(settings.effective_database_url))
         try:
-            engine = sa.create_engine(settings.effective_database_url)
-        except (sa.exc.SQLAlchemyError, ImportError) as error:
-            raise StoreError(f"The interactions database can't be opened: {error}") from error
-        if engine.dialect.name == "sqlite":
-            _tune_sqlite(engine)
-        store = cls(engine)
-        store._migrate()
+            store._migrate()
+        except StoreAwayError as error:
+            if not patient:
+                raise
+            get_logger().error("the store is away", reason=str(error))
         return store
 
     def save(self, rows: Sequence[Interaction]) -> None:
@@ -87,118 +83,67 @@ class Store:
         Raises:
             StoreError: the database refused; nothing was written.
         """
-        self._reopen_if_moved()
-        new = {row.id: row for row in rows}
-        columns = _interactions.c
-        with self._writing() as connection:
-            stored = connection.execute(
-                sa.select(columns.id, columns.attempts).where(columns.id.in_(list(new)))
-            ).all()
-            for job_id, attempts in stored:
-                if attempts > new[job_id].attempts:
-                    del new[job_id]
-            if new:
-                connection.execute(sa.delete(_interactions).where(columns.id.in_(list(new))))
-                connection.execute(
-                    sa.insert(_interactions), [msgspec.structs.asdict(row) for row in new.values()]
-                )
+        self._reopen()
+        new = {row.id: self._storable(row) for row in rows}
+        upsert = self._database.upsert(_interactions, key="id", rank="attempts")
+        with translated(), self._database.writing() as connection:
+            # In one order everywhere: two that write the same rows never wait for each other.
+            connection.execute(upsert, [new[job_id] for job_id in sorted(new)])
 
     def recent(self, limit: int, search: str | None = None) -> list[Interaction]:
         """The newest rows first; `search` keeps those whose prompt or response contains it."""
         query = sa.select(_interactions).order_by(_interactions.c.created_at.desc()).limit(limit)
         if search:
+            sought = self._database.storable(search)
             query = query.where(
-                _interactions.c.prompt.icontains(search, autoescape=True)
-                | _interactions.c.response.icontains(search, autoescape=True)
+                _interactions.c.prompt.icontains(sought, autoescape=True)
+                | _interactions.c.response.icontains(sought, autoescape=True)
             )
-        with _translated(), self._engine.connect() as connection:
+        with translated(), self._database.engine.connect() as connection:
             return [Interaction(**row) for row in connection.execute(query).mappings()]
 
     def close(self) -> None:
-        self._engine.dispose()
+        self._database.engine.dispose()
+
+    def _storable(self, row: Interaction) -> dict[str, Any]:
+        return {
+            name: self._database.storable(value) if isinstance(value, str) else value
+            for name, value in msgspec.structs.asdict(row).items()
+        }
 
     def _migrate(self) -> None:
-        with _translated(), self._engine.connect() as connection:
-            current = is_current(connection)
-        if not current:
-            with self._writing() as connection:
-                migrate(connection)
-        self._file = _identity(self._engine)
+        with translated():
+            with self._database.reading() as connection:
+                current = is_current(connection)
+            if not current:
+                with self._database.migrating() as connection:
+                    migrate(connection)
+        self._identity = self._database.identity()
+        self._is_open = True
 
-    def _reopen_if_moved(self) -> None:
-        """SQLite goes on writing to a file that was deleted or replaced: nobody would see it.
+    def _reopen(self) -> None:
+        """Where it was away at first, or is elsewhere by now.
+
+        SQLite goes on writing to a file that was deleted or replaced: nobody would see it.
 
         Raises:
             StoreError: its folder is gone. It is not made again, for it may be a volume that
                 comes back.
         """
-        if self._file is None or _identity(self._engine) == self._file:
+        if self._is_open and self._database.identity() == self._identity:
             return
-        self._engine.dispose()
+        self._database.engine.dispose()
         self._migrate()
 
-    @contextmanager
-    def _writing(self) -> Iterator[sa.Connection]:
-        with _translated(), self._engine.execution_options(writes=True).begin() as connection:
-            yield connection
 
-
-@contextmanager
-def _translated() -> Iterator[None]:
+def _database(address: str) -> Database:
+    url = sa.make_url(address)
+    if url.get_backend_name() == "sqlite":
+        return SQLite(sa.create_engine(url))
     try:
-        yield
-    except sa.exc.SQLAlchemyError as error:
-        reason = getattr(error, "orig", None) or error
-        raise StoreError(f"The interactions database failed: {reason}") from error
-
-
-def _identity(engine: sa.Engine) -> tuple[int, int] | None:
-    """Which file a SQLite database is in; None if it is in none, or the file is gone."""
-    path = engine.url.database
-    if engine.dialect.name != "sqlite" or not path:
-        return None
-    try:
-        found = Path(path).stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _tune_sqlite(engine: sa.Engine) -> None:
-    """Make SQLite safe for several writing processes.
-
-    Readers do not block writers (WAL), and a writer asks for the lock when it begins: one
-    that reads first and upgrades later would fail instead of waiting.
-    """
-
-    def on_connect(connection: DBAPIConnection, _: Any) -> None:
-        assert isinstance(connection, sqlite3.Connection)
-        connection.isolation_level = None  # we say BEGIN ourselves
-        connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
-        _use_wal(connection)
-        connection.execute("PRAGMA synchronous = NORMAL")
-
-    def on_begin(connection: sa.Connection) -> None:
-        writes = connection.get_execution_options().get("writes", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    sa.event.listen(engine, "connect", on_connect)
-    sa.event.listen(engine, "begin", on_begin)
-
-
-def _use_wal(connection: sqlite3.Connection) -> None:
-    """A new database is changed over by whoever opens it first.
-
-    The others are refused at once, whatever their time-out: SQLite lets nobody wait here who
-    reads already, since two of them would wait for each other.
-    """
-    deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(_WAL_PAUSE_SECONDS)
-        else:
-            return
+        return PostgreSQL(sa.create_engine(url, **PostgreSQL.engine_options()))
+    except ImportError as error:
+        raise StoreError(
+            f"{PREFIX}DATABASE_URL needs psycopg, which can't be loaded ({error}): "
+            "pip install 'minivault[postgres]'"
+        ) from error

@@ -10,6 +10,7 @@ from redis import Redis
 from shared.configuration import load_settings
 from shared.redis import connect
 from shared.settings import PREFIX, Settings
+from tests.support.postgres import Postgres, running_postgres
 from tests.support.valkey import running_valkey
 
 
@@ -50,3 +51,10 @@ def settings(session_settings: Settings) -> Settings:
 def redis(settings: Settings) -> Iterator[Redis]:
     with connect(settings, "test") as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def postgres(short_tmp: Path) -> Iterator[Postgres]:
+    """Whoever takes it away brings it back."""
+    with running_postgres(short_tmp / "postgres") as server:
+        yield server

@@ -63,7 +63,7 @@ def _serve(settings: Settings, catalog: Catalog, name: str, listener: socket.soc
     from worker.service import WorkerService  # noqa: PLC0415
 
     redis = connect(settings, "worker")
-    store = Store.open(settings)
+    store = Store.open(settings, patient=True)
     torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 1) // settings.workers))
     loader = transformers_loader(catalog, settings)
     service = WorkerService(settings, redis, loader, store, name=name)

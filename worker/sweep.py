@@ -18,7 +18,6 @@ from shared import names
 from shared.claim import worker_of
 from shared.errors import WaitedTooLongError
 from shared.events import FinishReason
-from shared.job import now
 from shared.ledger import Ledger
 from shared.logging import get_logger
 from worker.attempts import Attempts
@@ -153,10 +152,11 @@ class Sweep(SideThread):
 
     def _common_round(self, *, steady: bool) -> None:
         """What one worker does for all."""
-        for job_id in self._ledger.overdue(now()):
+        time_now = self._ledger.time()
+        for job_id in self._ledger.overdue(time_now):
             self._rescue.end(job_id, Outcome(FinishReason.ERROR, WaitedTooLongError()))
         if steady:  # else whoever follows could not say so
-            for job_id in self._ledger.unattended(now()):
+            for job_id in self._ledger.unattended(time_now):
                 self._ledger.give_up(job_id)
         for job_id in self._ledger.unsaved(_MAX_UNSAVED):
             self._rescue.recover(job_id)

@@ -2,7 +2,7 @@
 -- RQ's books. Returns {verdict, what}.
 local log, jobs, order, turns, clock, deadlines, attended, in_flight, idempotency,
   rq_list, rq_job, rq_queues, wake = unpack(KEYS)
-local job, event, request, channel, now, priority, client, deadline, attended_until,
+local job, event, request, channel, now, priority, client, ttl, attended_for,
   max_queued, max_in_flight, fingerprint, idempotency_ttl, seconds_per_job = unpack(ARGV, 1, 14)
 local FIRST_RQ_FIELD = 15
 
@@ -35,8 +35,11 @@ redis.call('XADD', log, '1-0', 'event', event, 'writer', 'api', 'end', '0', 'req
 redis.call('PUBLISH', channel, event)
 
 redis.call('ZADD', jobs, now, job)
-redis.call('ZADD', deadlines, deadline, job)
-if attended_until ~= '' then redis.call('ZADD', attended, attended_until, job) end
+-- On this clock, the only one that whoever looks at them has in common.
+local time = redis.call('TIME')
+local here = time[1] + time[2] / 1000000
+redis.call('ZADD', deadlines, here + ttl, job)
+if attended_for ~= '' then redis.call('ZADD', attended, here + attended_for, job) end
 redis.call('SADD', in_flight, job)
 if fingerprint ~= '' then
   redis.call('HSET', idempotency, 'job', job, 'fingerprint', fingerprint)

@@ -1,7 +1,9 @@
 -- Take the job whose turn it is. From here on it is `owner`'s, or nobody's who lives: there is no
 -- moment at which a job is neither queued nor claimed. Returns its id and its strikes, or nil.
 local jobs, claims, order, clock, turns, deadlines, strikes, rq_list = unpack(KEYS)
-local owner, now = ARGV[1], tonumber(ARGV[2])
+local owner = ARGV[1]
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
 
 for _, job in ipairs(redis.call('ZRANGE', order, 0, 31)) do
   local turn = tonumber(redis.call('ZSCORE', order, job))

@@ -278,4 +278,4 @@ def admission(settings: Settings, job_id: str) -> Admission:
         client=job_id,
         created_at=now(),
     )
-    return Admission(request, deadline=now() + 60, idempotency=None)
+    return Admission(request, ttl=60, idempotency=None)

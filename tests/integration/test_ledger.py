@@ -1,5 +1,7 @@
 """Each step of a job from one state to the next, by the real scripts on a real server."""
 
+import time
+
 import pytest
 from redis import Redis
 from rq.job import Job, JobStatus
@@ -289,15 +291,32 @@ def test_a_death_that_is_told_ends_a_life_at_once(redis: Redis) -> None:
     assert 0 < redis.ttl(names.death("gone")) <= 60
 
 
+@pytest.mark.parametrize("skew", [-86_400, 86_400])
+def test_a_host_whose_clock_is_wrong_ends_nothing(
+    queue: Submitter, redis: Redis, monkeypatch: pytest.MonkeyPatch, skew: float
+) -> None:
+    monkeypatch.setattr(time, "time", lambda: 1_800_000_000.0 + skew)
+    (request,) = prompts("hello")
+    queue.submit(request, ttl=60, attended_for=60)
+    monkeypatch.undo()
+    book = ledger(redis)
+    assert book.overdue(book.time()) == book.unattended(book.time()) == []
+    assert book.overdue(book.time() + 61) == book.unattended(book.time() + 61) == [request.id]
+    monkeypatch.setattr(time, "time", lambda: 1_800_000_000.0 - skew)
+    claim = book.take()
+    assert claim is not None
+    assert claim.job_id == request.id
+
+
 def test_who_is_unattended_is_given_up_once(queue: Submitter, redis: Redis) -> None:
     followed, background, left_alone = prompts("followed", "background", "left alone")
     queue.submit(followed, attended_for=60)
     queue.submit(background, attended_for=None)
     queue.submit(left_alone, attended_for=-1)
     book = ledger(redis)
-    assert book.unattended(left_alone.created_at) == [left_alone.id]
+    assert book.unattended(book.time()) == [left_alone.id]
     book.give_up(left_alone.id)
-    assert book.unattended(left_alone.created_at) == []
+    assert book.unattended(book.time()) == []
     assert book.to_cancel() == {left_alone.id}
 
 

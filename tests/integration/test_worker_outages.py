@@ -30,6 +30,7 @@ from tests.support.jobs import (
     under_way,
 )
 from tests.support.poll import until
+from tests.support.postgres import Postgres
 from tests.support.traps import Trap
 from tests.support.valkey import running_valkey
 from tests.support.workers import crew
@@ -288,3 +289,30 @@ def test_a_worker_that_was_started_while_the_store_fails(
             workers.start_one()
             assert rows(alone) == {}
         assert_all_whole(alone, client, *requests)
+
+
+@pytest.mark.parametrize("fault", [Postgres.away, Postgres.frozen])
+def test_a_database_server_that_is_away_in_mid_stream(
+    alone: Settings,
+    server: Server,
+    client: Redis,
+    postgres: Postgres,
+    fault: Callable[[Postgres], AbstractContextManager[None]],
+) -> None:
+    """It crashes, or stands still; a worker that starts meanwhile serves as well."""
+    alone = alone.model_copy(update={"database_url": postgres.url(postgres.new_database())})
+    before, during = streams(16, 60), streams(24, 30)
+    with crew(alone, step_seconds=0.01, hurried=True) as workers:
+        workers.start_one()
+        Submitter(alone).submit(*before)
+        under_way(client, before)
+        with fault(postgres):
+            late = workers.start_one()
+            Submitter(alone).submit(*during)
+            for request in [*before, *during]:
+                ended(client, request.id)
+            until(lambda: client.scard(names.UNSAVED) == 40, what="rows that wait")
+            assert late.process.poll() is None
+        assert_all_whole(alone, client, *before, *during)
+    assert len(rows(alone)) == 40
+    assert {row.attempts for row in rows(alone).values()} == {1}

@@ -36,6 +36,7 @@ def busy_dashboard(settings: Settings) -> Iterator[Dashboard]:
         **os.environ,
         PREFIX + "DATA_DIR": str(settings.data_dir),
         PREFIX + "DASHBOARD_PORT": str(port),
+        PREFIX + "REDIS_URL": settings.effective_redis_url,
     }
     log = settings.logs_dir / "dashboard.log"
     with (

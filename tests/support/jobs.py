@@ -66,8 +66,8 @@ class Submitter:
                     request,
                     Submission(
                         limits=Limits(max_queued, max_in_flight),
-                        deadline=job.now() + ttl,
-                        attended_until=None if attended_for is None else job.now() + attended_for,
+                        ttl=ttl,
+                        attended_for=attended_for,
                         idempotency=idempotency,
                         seconds_per_job=seconds_per_job,
                     ),

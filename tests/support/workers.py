@@ -39,6 +39,7 @@ from worker.service import WorkerService
 STEP_SECONDS = "FAKE_STEP_SECONDS"
 LOAD_SECONDS = "FAKE_LOAD_SECONDS"
 HURRIED = "FAKE_HURRY"
+WALL_CLOCK_SKEW = "FAKE_WALL_CLOCK_SKEW"
 BROKEN_MODEL = "broken"
 
 
@@ -96,6 +97,8 @@ class Crew:
             PREFIX + "METRICS_PORT": str(self._settings.metrics_port),
             PREFIX + "SHUTDOWN_GRACE": str(self._settings.shutdown_grace),
         }
+        urls = {"REDIS_URL": self._settings.redis_url, "DATABASE_URL": self._settings.database_url}
+        variables |= {PREFIX + name: url for name, url in urls.items() if url}
         with self._log.open("ab") as output:
             started = [
                 subprocess.Popen(
@@ -184,12 +187,15 @@ def _hurry() -> None:
 
 def main() -> None:
     settings = load_settings()
+    settings.prepare_data_dir()
     configure(settings, "worker")
+    right, skew = time.time, float(os.environ.get(WALL_CLOCK_SKEW, "0"))
+    time.time = lambda: right() + skew
     if traps.FILE in os.environ:
         traps.lay_trap()
     if HURRIED in os.environ:
         _hurry()
-    redis, store = connect(settings, "worker"), Store.open(settings)
+    redis, store = connect(settings, "worker"), Store.open(settings, patient=True)
     service = WorkerService(settings, redis, _load, store, name=new_worker_name())
     if settings.metrics_port:
         Monitor(listen(settings.metrics_host, settings.metrics_port), service).start()

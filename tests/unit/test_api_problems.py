@@ -12,6 +12,7 @@ NEVER_SENT = {
     "bad_catalog",
     "stack_failed",
     "store_unavailable",
+    "store_away",
     "undecodable",
 }
 """Codes of errors that end a process, or that only the worker meets."""

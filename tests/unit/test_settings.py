@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 from redis.connection import parse_url
+from sqlalchemy import create_engine, make_url
 
 from cli.dashboard import serve
 from shared.catalog import HubSource, add_model, load_catalog
 from shared.configuration import load_settings
 from shared.errors import CatalogError, SettingsError
 from shared.redis import redact
+from shared.sentinel import parse
 from shared.settings import Settings
 from shared.store import Store
 
@@ -19,7 +21,14 @@ from shared.store import Store
     [
         ("REDIS_URL", "http://user:secret@h"),
         ("REDIS_URL", "redis://user:secret@h:notaport"),
+        ("REDIS_URL", "redis+sentinel://:secret@one:26379"),
+        ("REDIS_URL", "redis+sentinel://:secret@/mini"),
+        ("REDIS_URL", "redis+sentinel://:secret@one:port/mini/0"),
+        ("REDIS_URL", "redis+sentinel://:secret@one/mini/zero"),
         ("DATABASE_URL", "secret nonsense"),
+        ("DATABASE_URL", "mysql://user:secret@h/d"),
+        ("DATABASE_URL", "postgresql+asyncpg://user:secret@h/d"),
+        ("DATABASE_URL", "postgresql://user:secret@h:notaport/d"),
         ("PORT", "99999"),
         ("TRUSTED_PROXIES", "10.0.0.0/99"),
         ("MODELS", ","),
@@ -109,6 +118,45 @@ def test_a_password_file_that_can_not_be_used_is_one_line(
     assert str(refused.value).startswith("MINIVAULT_REDIS_PASSWORD_FILE")
     assert reason in str(refused.value)
     assert "secret" not in str(refused.value)
+
+
+def test_a_sentinel_url_names_hosts_and_a_service(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("p@ss/word#1")
+    url = "redis+sentinel://one:26380,two,[::1]:7/mini/3"
+    settings = load_settings(redis_url=url, redis_password_file=file)
+    sentinels, service, options = parse(settings.effective_redis_url)
+    assert sentinels == [("one", 26380), ("two", 26379), ("::1", 7)]
+    assert (service, options) == ("mini", {"db": 3, "username": None, "password": "p@ss/word#1"})
+    assert redact(settings) == url
+
+
+def test_the_databases_password_may_lie_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("p@ss/word#1\n")
+    settings = load_settings(
+        database_url="postgresql://me@host/minivault?sslmode=require", database_password_file=file
+    )
+    found = make_url(settings.effective_database_url)
+    assert (found.username, found.password) == ("me", "p@ss/word#1")
+    assert (found.host, found.database, found.query["sslmode"]) == ("host", "minivault", "require")
+
+
+@pytest.mark.parametrize(
+    "url", [None, "sqlite:////a.db", "postgresql://host/d", "postgresql://me:other@host/d"]
+)
+def test_a_database_url_without_room_for_a_password(tmp_path: Path, url: str | None) -> None:
+    file = tmp_path / "password"
+    file.write_text("secret")
+    with pytest.raises(SettingsError, match="names a user and has no password") as refused:
+        load_settings(database_url=url, database_password_file=file)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["postgresql://me@host/d", "postgresql+psycopg://me@host/d"])
+def test_postgresql_means_psycopg_3(url: str) -> None:
+    settings = load_settings(database_url=url)
+    assert create_engine(settings.effective_database_url).driver == "psycopg"
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "example.org"])

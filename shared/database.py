@@ -1,0 +1,80 @@
+"""What the store asks of a database, beside SQL."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+
+from shared.errors import StoreAwayError, StoreError
+
+
+class Database(ABC):
+    """One database of one kind, shared by many processes."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self.engine = engine
+
+    @abstractmethod
+    def reading(self) -> AbstractContextManager[sa.Connection]:
+        """A connection for a quick look: it does not wait for those who write."""
+
+    @abstractmethod
+    def writing(self) -> AbstractContextManager[sa.Connection]:
+        """A transaction that waits for others, but never long: streams wait for it."""
+
+    @abstractmethod
+    def migrating(self) -> AbstractContextManager[sa.Connection]:
+        """A transaction that one process at a time is in. It may take long."""
+
+    @abstractmethod
+    def storable(self, text: str) -> str:
+        """What the database can hold of a text."""
+
+    @abstractmethod
+    def insert(self, table: sa.TableClause) -> Any:
+        """SQLAlchemy's insertion with `ON CONFLICT`, which is the dialect's own."""
+
+    def upsert(self, table: sa.TableClause, key: str, rank: str) -> sa.Insert:
+        """An insertion that replaces the row of the same key, unless that has a higher rank."""
+        statement = self.insert(table)
+        new = statement.excluded
+        upsert: sa.Insert = statement.on_conflict_do_update(
+            index_elements=[key],
+            set_={column.name: column for column in new},
+            where=table.c[rank] <= new[rank],
+        )
+        return upsert
+
+    def identity(self) -> object:
+        """Of what a reader finds under the name; None where it can't become something else."""
+        return None
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn SQLAlchemy's errors into ours."""
+    try:
+        yield
+    except sa.exc.SQLAlchemyError as error:
+        reason = " ".join(_reason(getattr(error, "orig", None) or error).split())
+        kind = StoreAwayError if isinstance(error, sa.exc.OperationalError) else StoreError
+        raise kind(f"The interactions database failed: {reason}") from error
+
+
+def _reason(error: BaseException) -> str:
+    # What PostgreSQL adds to it in detail may be a whole row, prompt and all.
+    diagnosis = getattr(error, "diag", None)
+    return getattr(diagnosis, "message_primary", None) or str(error)
+
+
+def without_surrogates(text: str) -> str:
+    """UTF-8 has no halves of surrogate pairs; a U+FFFD stands for each."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
