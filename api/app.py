@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
@@ -15,8 +16,10 @@ from api.body import BodyLimit
 from api.context import RequestContext
 from api.metrics import ApiMetrics
 from api.routes import generate, health, jobs, metrics, models
-from api.state import State, open_state
+from api.state import PROCESS, State, open_state
+from shared.logging import get_logger
 from shared.settings import Settings
+from shared.tracing import Tracing
 
 DESCRIPTION = """\
 Text generation whose unit is a durable job. A prompt becomes a job; what happens to it is an
@@ -33,12 +36,15 @@ class Lifespan(TypedDict):
 
 def create_app(settings: Settings) -> FastAPI:
     """Connects to Redis when it starts and not before."""
-    counted = ApiMetrics()
+    counted, tracing = ApiMetrics(), Tracing(PROCESS)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[Lifespan]:
+        asyncio.get_running_loop().set_exception_handler(_unexpected)
+        tracing.start()
         async with open_state(settings, counted) as state:
             yield {"app": state}
+        await asyncio.to_thread(tracing.close)
 
     # The docs page's scripts come from this process: it has to work without a network.
     app = FastAPIOffline(
@@ -49,6 +55,8 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
         swagger_ui_parameters={"validatorUrl": None},
+        # Its own telemetry, where something else has set it up, exports the texts of exceptions.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     routes = list(app.routes)
     for module in (generate, jobs, models, health, metrics):
@@ -57,5 +65,12 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app, routes)
     openapi.install(app, settings)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    app.add_middleware(RequestContext, metrics=counted)  # last added, outermost
+    app.add_middleware(RequestContext, metrics=counted, tracing=tracing)  # last added, outermost
     return app
+
+
+def _unexpected(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What nobody waits for. asyncio's own line quotes the task, with the error's text."""
+    get_logger().error(
+        "unexpected error", what=context["message"], exc_info=context.get("exception")
+    )
