@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 from typing import Final
 
+import flask.cli
 from redis import Redis
 from rq import Worker
 from rq.serializers import JSONSerializer
@@ -29,7 +31,7 @@ class _JsonWorker(Worker):
         return super().all(connection=connection, serializer=JSONSerializer)
 
 
-def serve(settings: Settings) -> None:
+def serve(settings: Settings, note: Callable[[str], None] = console.note) -> None:
     """Serve the dashboard until interrupted. Flask's own server is how rq-dashboard runs.
 
     Raises:
@@ -48,7 +50,8 @@ def serve(settings: Settings) -> None:
     web.Worker = _JsonWorker
     web.setup_rq_connection(app)
     host, port = settings.dashboard_host, settings.dashboard_port
-    console.say(f"Dashboard: http://{host}:{port}  (Ctrl-C stops it)")
+    flask.cli.show_server_banner = lambda *_: None  # ours says it, wherever that goes
+    note(f"Dashboard: http://{host}:{port}  (Ctrl-C stops it)")
     app.run(host=host, port=port)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -24,8 +25,10 @@ from cli import console
 class ModelProgress:
     """Called by `ensure_model`: a moving bar on a terminal, a line per stage elsewhere."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, note: Callable[[str], None] = console.note) -> None:
+        """`note` is told the stages where there is no terminal."""
         self._model = model
+        self._note = note
         self._stage = ""
         self._bars = Progress(
             SpinnerColumn(),
@@ -51,7 +54,7 @@ class ModelProgress:
         text = f"{self._model}: {stage}"
         if not self._bars.console.is_terminal:
             if stage != self._stage:
-                console.note(text)
+                self._note(text)
         elif stage != self._stage or self._task is None:
             self._bars.start()
             if self._task is not None:

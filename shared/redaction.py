@@ -15,9 +15,9 @@ from shared.settings import Settings
 MARK: Final = "[redacted]"
 _PASSWORD_IN_URL: Final = re.compile(r"(?<=://)([^\s/?#@:\"']*):[^\s/?#\"']*@")
 _HEADER: Final = re.compile(
-    r"""((?:proxy-)?authorization|x-api-key|api-key|cookie)  # names, in any quotes
-        (['"\\\s]*[:=,]['"\\\sb]*)                           # to the value
-        (?:(bearer|basic|digest)\s+)?[^\s'"\\,;]+""",
+    r"""((?:proxy-)?authorization|x-api-key|api-key|cookie)   # as text, `repr` or JSON have it
+        (\\?['"]?\s*[:=,]\s*(?:b?\\?['"])?)
+        (?:(?:bearer|basic|digest)\s+)?[^\s'"\\,;]+""",
     re.IGNORECASE | re.VERBOSE,
 )
 _SHORTEST: Final = 6

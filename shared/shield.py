@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import Final
 
 from redis.exceptions import RedisError
-from sqlalchemy.exc import SQLAlchemyError
 
 from shared.errors import MiniVaultError
 
 WITHHELD: Final = "(message withheld, for it may quote a prompt; log level debug shows it)"
-_SHOWN: Final = (MiniVaultError, RedisError, SQLAlchemyError, OSError, ImportError)
+_SHOWN: Final = (MiniVaultError, RedisError, OSError, ImportError)
+"""Not SQLAlchemy's: they quote rows. What the database said is in our `StoreError`."""
 
 
 def shielded(error: BaseException) -> BaseException:

@@ -4,15 +4,18 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from redis import Redis
+from structlog.testing import capture_logs
 
 from shared.settings import Settings
-from tests.support.api import api_process, free_port, stream
+from shared.spans import OpenSpan
+from shared.tracing import Tracing
+from tests.support.api import api_process, running_api, stream
 from tests.support.checks import rows, wait_until_over
 from tests.support.collector import Collector, Span, collector
 from tests.support.jobs import MODEL, Submitter, generation, under_way
@@ -22,6 +25,9 @@ from tests.support.workers import crew
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 CLIENTS_SPAN = "b7ad6b7169203331"
 PROMPT = "a prompt that no span may hold"
+ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
+NOBODY = "http://127.0.0.1:9"
+LOST = "the collector takes no traces"
 PHASES = ["queue", "prefill", "decode", "save"]
 
 
@@ -33,7 +39,7 @@ def served(settings: Settings) -> Settings:
 @pytest.fixture
 def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
     with collector() as made:
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", made.url)
+        monkeypatch.setenv(ENDPOINT, made.url)
         monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
         yield made
 
@@ -162,12 +168,9 @@ def test_a_killed_worker_and_its_successor_are_in_one_trace(
     assert decode.attributes["gen_ai.usage.output_tokens"] == 200 - kept
 
 
-def test_what_fails_is_marked(served: Settings, traced: Collector, tmp_path: Path) -> None:
+def test_what_fails_is_marked(served: Settings, traced: Collector) -> None:
     """And a job that is cancelled has not failed."""
-    with (
-        crew(served, step_seconds=0.005) as workers,
-        api_process(served, tmp_path / "api.log", QUEUE_TTL="1") as (_, url),
-    ):
+    with crew(served, step_seconds=0.005) as workers, running_api(served, queue_ttl=1.0) as url:
         bad = httpx.post(f"{url}/generate", json={"prompt": "", "no": 1})
         assert bad.status_code == 422
         late = httpx.post(f"{url}/jobs", json={"prompt": "late", "temperature": 0}).json()["id"]
@@ -191,107 +194,76 @@ def test_what_fails_is_marked(served: Settings, traced: Collector, tmp_path: Pat
     assert refused.attributes["http.response.status_code"] == 422
 
 
-@pytest.mark.parametrize("sampling", [("00", "parentbased_always_on"), ("01", "always_off")])
-def test_what_is_not_sampled_is_not_sent(
-    served: Settings,
-    traced: Collector,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    sampling: tuple[str, str],
-) -> None:
-    flags, sampler = sampling
-    monkeypatch.setenv("OTEL_TRACES_SAMPLER", sampler)
-    with crew(served) as workers, api_process(served, tmp_path / "api.log") as (api, url):
-        worker = workers.start_one()
-        ask(url, **headers(flags))
-        for process in (api, worker.process):  # a stop sends what there is
-            process.terminate()
-            assert process.wait(timeout=10) == 0
-    assert traced.spans == []
-
-
-def _refusing() -> str:
-    return f"http://127.0.0.1:{free_port()}"
-
-
-@pytest.mark.parametrize("hangs", [False, True])
 def test_a_collector_that_does_not_answer_changes_nothing(
-    served: Settings,
-    traced: Collector,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    *,
-    hangs: bool,
+    served: Settings, traced: Collector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if hangs:
-        traced.hanging.set()
-    else:
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", _refusing())
+    """The worker's takes connections and says nothing; the API's does not even do that."""
+    traced.hanging.set()
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.2")
     logs = [tmp_path / "api.log", served.logs_dir / "workers.log"]
     logs[1].unlink(missing_ok=True)
-    with crew(served) as workers, api_process(served, logs[0]) as (api, url):
+    with crew(served) as workers:
         worker = workers.start_one()
-        until(
-            lambda: ask(url) and "takes no traces" in logs[0].read_text(),
-            what="a line about the collector",
-        )
-        until(lambda: "takes no traces" in logs[1].read_text(), what="the same of the worker")
-        began = time.monotonic()
-        for _ in range(20):
-            ask(url)
-        assert time.monotonic() - began < 5
-        for process in (api, worker.process):
+        monkeypatch.setenv(ENDPOINT, NOBODY)
+        with api_process(served, logs[0]) as (api, url):
+            for log in logs:
+                until(lambda log=log: ask(url) and LOST in log.read_text(), what=f"a line in {log}")
             began = time.monotonic()
-            process.terminate()
-            assert process.wait(timeout=10) == 0
-            assert time.monotonic() - began < 3.5
+            for _ in range(20):
+                ask(url)
+            assert time.monotonic() - began < 5
+            for process in (api, worker.process):
+                began = time.monotonic()
+                process.terminate()
+                assert process.wait(timeout=10) == 0
+                assert time.monotonic() - began < 3.5
     for log in logs:
-        assert log.read_text().count("takes no traces") == 1
+        assert log.read_text().count(LOST) == 1
         assert "Traceback" not in log.read_text()
         assert "retrying" not in log.read_text()
 
 
-_START = """
-import sys
-{before}
-from shared.settings import load_settings
-from shared.logging import configure
-from shared.tracing import Tracing
-import worker.service
-configure(load_settings(log_format="json"), "test")
-tracing = Tracing("test")
-tracing.start()
-tracing.write("span", {{"traceparent": "00-{trace}-{span}-01"}}, 1.0, 2.0, {{}})
-tracing.close()
-# redis-py imports OpenTelemetry's API and metrics by itself wherever they are installed.
-ours = ("shared.spans", "opentelemetry.sdk.trace", "opentelemetry.exporter")
-print(sorted(name for name in ours if name in sys.modules))
-"""
+def send(**attributes: str) -> tuple[OpenSpan | None, Tracing]:
+    """A request's span and one below it, sent as a process does that ends."""
+    tracing = Tracing("test")
+    tracing.start()
+    span = tracing.begin(headers())
+    if span is not None:
+        tracing.write("below", span.context, 1.0, 2.0, attributes)
+        span.end("request", attributes)
+    tracing.close()
+    return span, tracing
 
 
-@pytest.fixture
-def started(tmp_path: Path) -> Callable[..., tuple[str, list[str]]]:
-    """What a process says and imports that starts to trace in a given environment."""
-
-    def run(before: str = "", **variables: str) -> tuple[str, list[str]]:
-        code = _START.format(before=before, trace=TRACE, span=CLIENTS_SPAN)
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            env={"PYTHONPATH": str(Path(__file__).parents[2]), **variables},
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-        )
-        return done.stderr, json.loads(done.stdout.replace("'", '"'))
-
-    return run
+def test_a_decision_not_to_sample_is_kept(
+    traced: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracing = Tracing("test")
+    tracing.start()
+    unsampled = tracing.begin(headers(flags="00"))
+    assert unsampled is not None
+    assert (unsampled.trace_id, unsampled.context["traceparent"][-2:]) == (TRACE, "00")
+    tracing.write("below", unsampled.context, 1.0, 2.0, {})
+    unsampled.end("request", {})
+    tracing.close()
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
+    send()
+    assert traced.spans == []
 
 
-ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
-NOBODY = "http://127.0.0.1:9"
+def test_a_vendors_state_goes_with_the_trace(traced: Collector) -> None:
+    span, _ = send()
+    assert span is not None
+    assert span.context["tracestate"] == "vendor=what-it-likes"
+    assert [each.name for each in traced.spans] == ["below", "request"]
+
+
+def test_the_names_of_services_are_the_operators(
+    traced: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "mine")
+    send()
+    assert {each.service for each in traced.spans} == {"mine"}
 
 
 @pytest.mark.parametrize(
@@ -303,10 +275,14 @@ NOBODY = "http://127.0.0.1:9"
         {ENDPOINT: NOBODY, "OTEL_TRACES_EXPORTER": "none"},
     ],
 )
-def test_where_nobody_wants_traces_nothing_is_imported(
-    started: Callable[..., tuple[str, list[str]]], variables: dict[str, str]
+def test_it_is_off_unless_a_collector_is_named(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert started(**variables) == ("", [])
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with capture_logs() as told:
+        assert send()[0] is None
+    assert told == []
 
 
 @pytest.mark.parametrize(
@@ -318,24 +294,47 @@ def test_where_nobody_wants_traces_nothing_is_imported(
     ],
 )
 def test_what_can_not_be_done_is_said_in_one_line(
-    started: Callable[..., tuple[str, list[str]]], variables: dict[str, str], said: str
+    variables: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (line,) = started(**{ENDPOINT: NOBODY, **variables})[0].splitlines()
-    assert said in json.loads(line)["event"]
-    assert json.loads(line)["level"] == "warning"
+    for name, value in {ENDPOINT: NOBODY, **variables}.items():
+        monkeypatch.setenv(name, value)
+    with capture_logs() as told:
+        assert send()[0] is None
+    (line,) = told
+    assert said in line["event"]
+    assert line["log_level"] == "warning"
 
 
 def test_without_the_extra_one_line_says_so(
-    started: Callable[..., tuple[str, list[str]]],
+    traced: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = "sys.modules['opentelemetry.exporter'] = None"
-    (line,) = started(before, **{ENDPOINT: NOBODY})[0].splitlines()
-    assert "minivault[tracing]" in json.loads(line)["install"]
+    monkeypatch.delitem(sys.modules, "shared.spans", raising=False)
+    exporter = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
+    monkeypatch.setitem(sys.modules, exporter, None)
+    with capture_logs() as told:
+        assert send()[0] is None
+    (line,) = told
+    assert "minivault[tracing]" in line["install"]
 
 
-def test_the_names_of_services_are_the_operators(
-    started: Callable[..., tuple[str, list[str]]],
-) -> None:
-    with collector() as receiver:
-        started(**{ENDPOINT: receiver.url, "OTEL_SERVICE_NAME": "mine"})
-        assert [(span.name, span.service) for span in receiver.spans] == [("span", "mine")]
+_IMPORTED = """
+import sys
+import api.main, worker.service
+from shared.tracing import Tracing
+Tracing("test").start()
+# redis-py and FastAPI import OpenTelemetry's API by themselves, wherever it is installed.
+ours = ("shared.spans", "opentelemetry.sdk.trace", "opentelemetry.exporter", "requests")
+print([name for name in ours if name in sys.modules])
+"""
+
+
+def test_where_nobody_wants_traces_nothing_is_imported_for_them() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _IMPORTED],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
