@@ -9,7 +9,7 @@ from typing import Annotated, Final
 from fastapi import Depends, Header
 from starlette.requests import Request
 
-from api.context import request_id
+from api.context import request_id, trace
 from api.deadline import in_time
 from api.deps import StateDep
 from api.errors import (
@@ -74,6 +74,7 @@ def _admission(*, background: bool = False) -> Callable[..., Awaitable[Admission
                 client=limit_key(state.proxies.client(request)),
                 request_id=request_id(request),
                 created_at=now(),
+                trace=trace(request),
             ),
             ttl=body.ttl or settings.queue_ttl,
             idempotency=Idempotency(idempotency_key, _fingerprint(body))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -16,8 +17,10 @@ from api.context import RequestContext
 from api.gate import Gate
 from api.metrics import ApiMetrics
 from api.routes import generate, health, jobs, metrics, models
-from api.state import State, open_state
+from api.state import PROCESS, State, open_state
+from shared.logging import get_logger
 from shared.settings import Settings
+from shared.tracing import Tracing
 
 DESCRIPTION = """\
 Text generation whose unit is a durable job. A prompt becomes a job; what happens to it is an
@@ -36,12 +39,15 @@ class Lifespan(TypedDict):
 
 def create_app(settings: Settings) -> FastAPI:
     """Connects to Redis when it starts and not before."""
-    counted = ApiMetrics()
+    counted, tracing = ApiMetrics(), Tracing(PROCESS)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[Lifespan]:
+        asyncio.get_running_loop().set_exception_handler(_unexpected)
+        tracing.start()
         async with open_state(settings, counted) as state:
             yield {"app": state}
+        await asyncio.to_thread(tracing.close)
 
     usual: dict[str, Any] = {
         "redoc_url": None,
@@ -50,6 +56,8 @@ def create_app(settings: Settings) -> FastAPI:
         "description": DESCRIPTION,
         "lifespan": lifespan,
         "redirect_slashes": False,
+        # Its own telemetry, where something else has set it up, exports the texts of exceptions.
+        "telemetry": {"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     }
     if settings.docs == "on":
         # The docs page's scripts come from this process: it has to work without a network.
@@ -66,5 +74,12 @@ def create_app(settings: Settings) -> FastAPI:
         BodyLimit, max_bytes=settings.max_body_bytes, seconds=settings.request_seconds
     )
     app.add_middleware(Gate, settings=settings)
-    app.add_middleware(RequestContext, metrics=counted)  # last added, outermost
+    app.add_middleware(RequestContext, metrics=counted, tracing=tracing)  # last added, outermost
     return app
+
+
+def _unexpected(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What nobody waits for. asyncio's own line quotes the task, with the error's text."""
+    get_logger().error(
+        "unexpected error", what=context["message"], exc_info=context.get("exception")
+    )

@@ -63,5 +63,10 @@ class Connection(Reception):
         if self.transport.get_write_buffer_size() < self._unsent:
             self._watch()
         else:
-            log.warning("client does not read; connection dropped", client=self.client)
+            state = self._running.scope["state"] if self._running is not None else {}
+            log.warning(
+                "client does not read; connection dropped",
+                client=self.client,
+                request_id=state.get("request_id"),
+            )
             self.transport.abort()

@@ -6,17 +6,22 @@ import logging
 import re
 import secrets
 import time
-from typing import Final
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.metrics import ApiMetrics
+from api.metrics import METHODS, ApiMetrics
 from api.problems import problem
 from shared.errors import MiniVaultError
 from shared.logging import get_logger
+from shared.tracing import Context, Tracing
+
+if TYPE_CHECKING:
+    from shared.spans import OpenSpan
 
 HEADER: Final = "X-Request-ID"
 ALWAYS: Final = (
@@ -37,18 +42,27 @@ log = get_logger()
 class RequestContext:
     """Gives each request an id that its log lines, its job and its response carry."""
 
-    def __init__(self, app: ASGIApp, metrics: ApiMetrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: ApiMetrics, tracing: Tracing) -> None:
         self._app = app
         self._metrics = metrics
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(HEADER, "")
+        headers = Headers(scope=scope)
+        given = headers.get(HEADER, "")
         request_id = given if _SANE.fullmatch(given) else secrets.token_hex(8)
         reply = MutableHeaders({HEADER: request_id})
-        scope["state"] |= {"request_id": request_id, "reply_headers": reply}
+        is_probe = scope["path"] in _PROBES
+        span = None if is_probe else self._tracing.begin(headers)
+        ids = {"request_id": request_id} | ({"trace_id": span.trace_id} if span else {})
+        scope["state"] |= {
+            "request_id": request_id,
+            "reply_headers": reply,
+            "trace": span.context if span else {},
+        }
         started = time.monotonic()
         status = 0
 
@@ -61,7 +75,7 @@ class RequestContext:
                     message["headers"].append(_PRIVATE)
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        with structlog.contextvars.bound_contextvars(**ids):
             try:
                 await self._app(scope, receive, send_with_headers)
             except Exception:
@@ -69,9 +83,10 @@ class RequestContext:
                 if not status:
                     answer = problem("internal_error", MiniVaultError().detail)
                     await answer(scope, receive, send_with_headers)
-            is_probe = scope["path"] in _PROBES
             if not is_probe:
                 self._metrics.answered(scope["method"], status, scope["state"].get("problem"))
+            if span is not None:
+                _end(span, scope, request_id, status)
             log.log(
                 logging.DEBUG if is_probe else logging.INFO,
                 "request",
@@ -82,8 +97,32 @@ class RequestContext:
             )
 
 
+def _end(span: OpenSpan, scope: Scope, request_id: str, status: int) -> None:
+    """A stream's, too: it ends when its last byte is sent or its client has left."""
+    method = scope["method"] if scope["method"] in METHODS else "_OTHER"
+    route = getattr(scope.get("route"), "path", None)
+    failed = status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    span.end(
+        f"{method} {route}" if route else method,
+        {
+            "http.request.method": method,
+            "http.route": route,
+            "http.response.status_code": status,
+            "minivault.request_id": request_id,
+            "minivault.job_id": structlog.contextvars.get_contextvars().get("job_id"),
+        },
+        error=scope["state"].get("problem", str(status)) if failed else "",
+    )
+
+
 def request_id(request: Request) -> str:
     found: str = request.state.request_id
+    return found
+
+
+def trace(request: Request) -> Context:
+    """What the request's job carries, so that its spans go on with this one."""
+    found: Context = request.state.trace
     return found
 
 

@@ -13,7 +13,7 @@ from shared import names
 from shared.errors import RedisUnavailableError
 from shared.queue import workers_async
 
-_METHODS: Final = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+METHODS: Final = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
 class ApiMetrics:
@@ -46,7 +46,7 @@ class ApiMetrics:
         self._workers = gauge("workers", "Live workers that serve a model.", "model")
 
     def answered(self, method: str, status: int, problem: str | None) -> None:
-        self._answers.labels(method if method in _METHODS else "other", str(status)).inc()
+        self._answers.labels(method if method in METHODS else "other", str(status)).inc()
         if problem is not None:
             self._refusals.labels(problem).inc()
 

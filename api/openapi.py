@@ -31,7 +31,8 @@ EVENT_STREAM_CONTENT: Final[Mapping[str, Any]] = {
         },
     },
     "example": f'id: 1\nevent: queued\ndata: {{"id":"{JOB_ID}","model":"smollm2-135m",'
-    '"position":0}\n\nid: 2\nevent: started\ndata: {"prompt_tokens":37}\n\n'
+    '"position":0,"request_id":"4f1c07d2a8be6c35"}\n\n'
+    'id: 2\nevent: started\ndata: {"prompt_tokens":37}\n\n'
     'id: 3\nevent: token\ndata: {"text":"The capital"}\n\n',
 }
 

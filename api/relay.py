@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from redis.asyncio import Redis
+from structlog.contextvars import bind_contextvars
 
 from api.attendance import Attendance
 from api.deadline import in_time
@@ -25,7 +26,10 @@ from shared.errors import (
 )
 from shared.events import AnyEvent, is_terminal
 from shared.job import GenerationRequest
+from shared.logging import get_logger
 from shared.queue import Idempotency, JobQueue, Limits, Submission
+
+logger = get_logger()
 
 
 class Admission(NamedTuple):
@@ -103,13 +107,16 @@ class Relay:
                 seconds_per_job=pace,
             )
             try:
-                return await self._queue.submit(request, submission)
+                job_id = await self._queue.submit(request, submission)
             except QueueFullError as error:
                 error.retry_after = await self._pace.next_turn(request.model)
                 raise
             except TooManyInFlightError as error:
                 error.retry_after = await self._pace.next_turn_of_one(request.model)
                 raise
+        bind_contextvars(job_id=job_id)  # for what is logged about the request from here on
+        logger.info("job submitted" if job_id == request.id else "job known", model=request.model)
+        return job_id
 
     @asynccontextmanager
     async def resume(self, job_id: str, after: int) -> AsyncIterator[Feed | None]:
@@ -120,6 +127,7 @@ class Relay:
             JobExpiredError: there was one.
             RedisUnavailableError: nobody knows.
         """
+        bind_contextvars(job_id=job_id)
         async with in_time():
             last = await log.read_last(self._redis, job_id)
             if last is None:
@@ -139,6 +147,7 @@ class Relay:
 
         Raises as `resume`.
         """
+        bind_contextvars(job_id=job_id)
         async with in_time():
             events = await log.read(self._redis, job_id)
             if not events:
@@ -150,6 +159,7 @@ class Relay:
 
         Raises as `resume`.
         """
+        bind_contextvars(job_id=job_id)
         async with in_time():
             await self._queue.cancel(job_id)
         return await self.read(job_id)

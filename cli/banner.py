@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli import console
+from shared.logging import get_logger
 from shared.settings import Settings
 
 _EXAMPLE: Final = {"prompt": "What is the capital of France?", "temperature": 0}
@@ -25,6 +26,9 @@ def show_banner(settings: Settings, url: str) -> None:
         "Queues": f"minivault dashboard  (http://127.0.0.1:{settings.dashboard_port})",
         "Stop": "Ctrl-C",
     }
+    if settings.log_format == "json":
+        get_logger().info("MiniVault is ready", url=url, models=settings.models)
+        return
     out = console.stdout()
     if out.is_terminal:
         view = Table.grid(padding=(0, 2))

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from cli import state
 from cli.backoff import Backoff
 from cli.state import ProcessState
 from shared.errors import StackError
 
+LOG_BYTES: Final = 10_000_000
+"""At which a log is moved aside; the one before goes."""
+
 
 class Child:
     """A process in a session of its own: a Ctrl-C in the terminal reaches only the supervisor.
 
-    Its output goes to a file; the one of the run before is kept beside it. Its input is a pipe
-    that ends with the supervisor (`cli.leash`).
+    Its output goes to a file; what was before is kept beside it, up to a size. Its input is a
+    pipe that ends with the supervisor (`cli.leash`).
     """
 
     def __init__(
@@ -86,6 +91,17 @@ class Child:
     def lived(self) -> float:
         """Seconds since the last start."""
         return time.monotonic() - self._started
+
+    def trim_log(self) -> None:
+        """Keep the log from filling the disk.
+
+        The process goes on writing to the same file, at its new end. A line that it writes
+        between the two steps is lost.
+        """
+        with contextlib.suppress(OSError):  # the disk is full already, or the folder is gone
+            if self.log.stat().st_size > LOG_BYTES:
+                shutil.copyfile(self.log, self.log.with_suffix(".log.1"))
+                os.truncate(self.log, 0)
 
     def terminate(self) -> None:
         """Ask it to stop."""

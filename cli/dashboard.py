@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import signal
+from collections.abc import Callable
 from typing import Final
 
 import waitress
@@ -32,7 +33,7 @@ class _JsonWorker(Worker):
         return super().all(connection=connection, serializer=JSONSerializer)
 
 
-def serve(settings: Settings) -> None:
+def serve(settings: Settings, note: Callable[[str], None] = console.note) -> None:
     """Serve the dashboard until interrupted. Not by Flask's own server, which is for developing.
 
     Raises:
@@ -52,7 +53,7 @@ def serve(settings: Settings) -> None:
     web.setup_rq_connection(app)
     host, port = settings.dashboard_host, settings.dashboard_port
     with listen(host, port, "DASHBOARD_") as listener:
-        console.say(f"Dashboard: http://{host}:{port}  (Ctrl-C stops it)")
+        note(f"Dashboard: http://{host}:{port}  (Ctrl-C stops it)")
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # waitress ends by this only
         waitress.serve(app, sockets=[listener], ident=None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -25,8 +26,10 @@ from cli import console
 class ModelProgress:
     """Called by `ensure_model`: a moving bar on a terminal; elsewhere a line per tenth at most."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, note: Callable[[str], None] = console.note) -> None:
+        """`note` is told the stages where there is no terminal."""
         self._model = model
+        self._note = note
         self._stage = ""
         self._tenths = 0
         self._bars = Progress(
@@ -52,7 +55,7 @@ class ModelProgress:
     def __call__(self, stage: str, done: int, total: int | None) -> None:
         text = f"{self._model}: {stage}"
         if not self._bars.console.is_terminal:
-            self._note(text, stage, done, total)
+            self._tell(text, stage, done, total)
         elif stage != self._stage or self._task is None:
             self._bars.start()
             if self._task is not None:
@@ -62,12 +65,12 @@ class ModelProgress:
             self._bars.update(self._task, completed=done, total=total)
         self._stage = stage
 
-    def _note(self, text: str, stage: str, done: int, total: int | None) -> None:
+    def _tell(self, text: str, stage: str, done: int, total: int | None) -> None:
         tenths = 10 * done // total if total else 0
         if stage != self._stage:
-            console.note(text)
+            self._note(text)
         elif tenths > self._tenths:
-            console.note(f"{text}, {10 * tenths} % of {filesize.decimal(total or 0)}")
+            self._note(f"{text}, {10 * tenths} % of {filesize.decimal(total or 0)}")
         self._tenths = tenths
 
 

@@ -7,7 +7,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +20,7 @@ from cli.deaths import DeathNotices
 from cli.embedded import valkey_command
 from cli.lock import ChildrenLock, stack_lock
 from cli.progress import ModelProgress
+from cli.report import Report, note
 from cli.signals import StopSignals
 from cli.stopping import stop_in_order
 from cli.supervisor import Supervisor
@@ -42,7 +42,7 @@ _READY_SECONDS: Final = 300
 """Loading a large model from a slow disk takes longer."""
 
 
-def up(settings: Settings) -> None:
+def up(settings: Settings, report: Report) -> None:
     """Run the stack until it is told to stop.
 
     Raises:
@@ -52,7 +52,7 @@ def up(settings: Settings) -> None:
     extras.require("worker", "torch", "transformers")
     settings.prepare_data_dir()
     with stack_lock(settings), ChildrenLock(settings) as lock, StopSignals() as signals:
-        leftovers.clear(settings, lock, _report)
+        leftovers.clear(settings, lock, report)
         _require_free_port(settings)
         if not settings.embedded_redis:
             with connect(settings, "up") as redis:
@@ -60,7 +60,7 @@ def up(settings: Settings) -> None:
         Store.open(settings).close()  # made once, before several workers want it
         prepare_models(settings)
         signals.defer()
-        _Stack(settings, signals, lock).run()
+        _Stack(settings, signals, lock, report).run()
 
 
 def prepare_models(settings: Settings) -> None:
@@ -71,7 +71,7 @@ def prepare_models(settings: Settings) -> None:
     """
     catalog = load_catalog(settings)
     for name in settings.models:
-        with ModelProgress(name) as progress:
+        with ModelProgress(name, note(settings)) as progress:
             model_files.ensure_model(catalog[name], settings, progress)
         model_files.verify(catalog[name], settings)
 
@@ -81,14 +81,17 @@ class _StopAskedError(Exception):
 
 
 class _Stack:
-    def __init__(self, settings: Settings, signals: StopSignals, lock: ChildrenLock) -> None:
+    def __init__(
+        self, settings: Settings, signals: StopSignals, lock: ChildrenLock, report: Report
+    ) -> None:
         self._settings = settings
         self._signals = signals
         self._lock = lock
+        self._report = report
         self._url = service_url(settings)
         self._console = console.stderr()
         self._deaths = DeathNotices(settings)
-        self._supervisor = Supervisor(_report, self._write_state, self._on_death)
+        self._supervisor = Supervisor(report, self._write_state, self._on_death)
 
     def run(self) -> None:
         self._deaths.start()
@@ -134,11 +137,11 @@ class _Stack:
     def _stop(self) -> None:
         before = self._signals.count
         if self._supervisor.children:
-            _report("Stopping (Ctrl-C again kills at once)")
+            self._report("Stopping (Ctrl-C again kills at once)")
         stop_in_order(
             self._supervisor.children,
             grace=self._settings.shutdown_grace,
-            report=_report,
+            report=self._report,
             hurry=lambda: self._signals.count > before,
         )
 
@@ -150,7 +153,7 @@ class _Stack:
         """Poll while the supervisor watches. A spinner on a terminal, a line elsewhere."""
         deadline = time.monotonic() + seconds
         if not self._console.is_terminal:
-            _report(f"Starting {what}")
+            self._report(f"Starting {what}")
         with self._console.status(f"Starting {what}"):
             while not condition():
                 if self._signals.count:
@@ -175,13 +178,6 @@ class _Stack:
             self._settings,
             state.StackState(os.getpid(), self._url, processes),
         )
-
-
-def _report(line: str) -> None:
-    """Never raises: a terminal that is gone must not keep the children from being stopped."""
-    with suppress(OSError):
-        sys.stderr.write(f"{time.strftime('%H:%M:%S')} {line}\n")
-        sys.stderr.flush()
 
 
 def _program() -> list[str]:

@@ -41,6 +41,7 @@ class Supervisor:
             StackError: a child can't be kept running; the message ends in its last words.
         """
         for child in self.children:
+            child.trim_log()
             if child.due is None and not child.running:
                 self._bury(child)
             if child.due is not None and time.monotonic() >= child.due:

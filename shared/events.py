@@ -63,6 +63,8 @@ class Queued(Event, frozen=True, kw_only=True, tag="queued"):
     position: int
     estimate: float | None = None
     """Seconds that the wait may take, at the pace of late; None where none is known."""
+    request_id: str = ""
+    """Of the request that the job came with."""
 
 
 class Loading(Event, frozen=True, kw_only=True, tag="loading"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Mapping
 
 import msgspec
 
@@ -53,6 +54,13 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str = ""
     created_at: float
     """Seconds since the epoch, on the API's clock."""
+    trace: dict[str, str] = msgspec.field(default_factory=dict)
+    """W3C trace context of the request's span (`shared.tracing`); empty: it is not traced."""
+
+    @property
+    def trace_id(self) -> str:
+        """As collectors show it; empty: it is not traced."""
+        return trace_id(self.trace)
 
 
 def new_job_id() -> str:
@@ -68,6 +76,12 @@ def new_seed() -> int:
 def now() -> float:
     """Wall clock in seconds. Of this host: for what is told, never for what is decided."""
     return time.time()
+
+
+def trace_id(context: Mapping[str, str]) -> str:
+    """Of a W3C trace context; empty where there is none."""
+    _, _, rest = context.get("traceparent", "").partition("-")
+    return rest.partition("-")[0]
 
 
 def encode(request: GenerationRequest) -> bytes:

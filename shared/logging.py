@@ -1,14 +1,23 @@
-"""Logs: one line an event, for people (`console`) or machines (`json`), to standard error."""
+"""Logs: one line an event, for people (`console`) or machines (`json`), to standard error.
+
+What must not get there, wherever it comes from: prompts and responses, which only exceptions
+could carry (`shared.shield`), and passwords (`shared.redaction`).
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
+import threading
+from types import TracebackType
 from typing import Any
 
 import structlog
 
+from shared.job import GenerationRequest
+from shared.redaction import Redaction
 from shared.settings import Settings
+from shared.shield import shielded
 
 _QUIET = (
     "httpcore",
@@ -24,7 +33,7 @@ _QUIET = (
 
 
 def configure(settings: Settings, process: str) -> None:
-    """Send structlog's and the standard library's records the same way."""
+    """Send what structlog, the standard library, warnings and uncaught errors say the same way."""
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
 
     def name_process(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
@@ -37,11 +46,16 @@ def configure(settings: Settings, process: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     handler = logging.StreamHandler(sys.stderr)
-    renderer = _json() if settings.log_format == "json" else _console()
+    rendering: list[Any] = [
+        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+        *([] if level <= logging.DEBUG else [_shield]),
+        *(_json() if settings.log_format == "json" else _console()),
+        Redaction(settings),
+    ]
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared_processors,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
+            foreign_pre_chain=[*shared_processors, structlog.stdlib.add_logger_name],
+            processors=rendering,
         )
     )
     root = logging.getLogger()
@@ -59,6 +73,28 @@ def configure(settings: Settings, process: str) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
+    logging.captureWarnings(capture=True)
+    sys.excepthook = _uncaught
+    threading.excepthook = _uncaught_in_thread
+
+
+def _uncaught(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    get_logger().critical("unexpected error", exc_info=(kind, error, traceback))
+
+
+def _uncaught_in_thread(uncaught: threading.ExceptHookArgs) -> None:
+    get_logger().critical("unexpected error", exc_info=uncaught.exc_value)
+
+
+def _shield(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
+    error = event.pop("exc_info", None)
+    if error is True:
+        error = sys.exc_info()
+    if isinstance(error, tuple):
+        error = error[1]
+    return event if error is None else {**event, "exc_info": shielded(error)}
 
 
 # Tracebacks without local variables: those would show prompts.
@@ -83,3 +119,11 @@ def _console() -> list[Any]:
 def get_logger() -> structlog.stdlib.BoundLogger:
     logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger()
     return logger
+
+
+def job_logger(request: GenerationRequest) -> structlog.stdlib.BoundLogger:
+    """For lines about a job: by these fields they are found, whichever process wrote them."""
+    fields = {"job_id": request.id, "request_id": request.request_id}
+    if request.trace_id:
+        fields["trace_id"] = request.trace_id
+    return get_logger().bind(**fields)

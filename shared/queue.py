@@ -98,7 +98,7 @@ class JobQueue:
         """
         limits, ttl, attended_for, idempotency, seconds_per_job = submission
         client, model = request.client, request.model
-        event = Queued(seq=1, id=request.id, model=model, position=0)
+        event = Queued(seq=1, id=request.id, model=model, position=0, request_id=request.request_id)
         verdict, what = await self._submit(
             keys=[
                 names.events(request.id),

@@ -7,18 +7,21 @@ from collections.abc import Callable, Iterable
 from redis.exceptions import RedisError
 
 from shared.ledger import Ledger
-from shared.logging import get_logger
 from worker.books import Books
 from worker.run import Run
+from worker.traces import RunTraces
 
 
 class Attempts:
     """Every way out is taken once; coming a second time changes nothing."""
 
-    def __init__(self, ledger: Ledger, books: Books, release: Callable[[], None]) -> None:
+    def __init__(
+        self, ledger: Ledger, books: Books, traces: RunTraces, release: Callable[[], None]
+    ) -> None:
         """`release` gives back the slot of a run that has one."""
         self._ledger = ledger
         self._books = books
+        self._traces = traces
         self._release = release
         self._runs: dict[str, Run] = {}
         self._in_slots: set[str] = set()
@@ -44,11 +47,12 @@ class Attempts:
         """Somebody else owns the job now."""
         if run.key not in self._runs:
             return
-        get_logger().warning("job was taken over", job=run.id)
+        run.logger.warning("job was taken over")
+        self._traces.left(run, "taken_over")
         try:
             self._books.discard(run)
         except RedisError as error:  # whoever took the job has struck our books already
-            get_logger().warning("books left open", job=run.id, reason=str(error))
+            run.logger.warning("books left open", reason=str(error))
         self.forget(run)
 
     def hand_back(self, runs: Iterable[Run]) -> None:
@@ -57,9 +61,10 @@ class Attempts:
             try:
                 self._books.discard(run)
                 if self._ledger.put_back(run.claim, run.request.created_at):
-                    get_logger().info("job handed back", job=run.id, tokens=len(run.ids))
+                    run.logger.info("job handed back", tokens=len(run.ids))
+                    self._traces.left(run, "handed_back")
             except RedisError as error:  # another worker's sweep will find it
-                get_logger().warning("job left behind", job=run.id, reason=str(error))
+                run.logger.warning("job left behind", reason=str(error))
             self.forget(run)
 
     def forget(self, run: Run) -> None:

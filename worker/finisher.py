@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 
 from shared.errors import DecodeError, JobNotFoundError, StoreError
 from shared.events import Cancelled, Done, Failed
+from shared.job import now
 from shared.ledger import Ledger
 from shared.log import Append, EventLog
 from shared.logging import get_logger
@@ -27,6 +28,7 @@ from worker.patience import Patience
 from worker.row import row_of
 from worker.run import Outcome, Run
 from worker.thread import SideThread
+from worker.traces import RunTraces
 
 _STORE_PAUSE: Final = 5.0
 """Seconds for which a store that has failed is left alone: streams must not wait for it."""
@@ -44,6 +46,7 @@ class Finisher(SideThread):
         log: EventLog,
         ledger: Ledger,
         metrics: WorkerMetrics,
+        traces: RunTraces,
         result_ttl: int,
         close_books: Callable[[Run, Outcome], None],
         on_finished: Callable[[Run], None],
@@ -56,6 +59,7 @@ class Finisher(SideThread):
         self._log = log
         self._ledger = ledger
         self._metrics = metrics
+        self._traces = traces
         self._result_ttl = result_ttl
         self._close_books = close_books
         self._on_finished = on_finished
@@ -97,6 +101,7 @@ class Finisher(SideThread):
             if accepted:
                 run.note(end)
                 self._metrics.ended(run, end)
+                self._traces.ended(run, end)
             else:
                 run.fenced = True
                 self._metrics.fenced()
@@ -110,10 +115,8 @@ class Finisher(SideThread):
                 self._on_fenced(run)
                 continue
             self._on_finished(run)
-            get_logger().info(
+            run.logger.info(
                 "job ended",
-                job=run.id,
-                request=run.request.request_id,
                 reason=str(outcome.finish_reason),
                 tokens=len(run.ids),
                 attempt=run.starts,
@@ -137,13 +140,16 @@ class Finisher(SideThread):
         """Write the rows. A store that refuses delays nobody: a sweep comes back to them."""
         if time.monotonic() < self._store_failed_at + _STORE_PAUSE:
             return False
+        runs, began = [run for run, _ in ends], now()
         try:
             self._store.save([row_of(run, end) for run, end in ends])
         except StoreError as error:
+            self._traces.saved(runs, began, error=error.code)
             self._store_failed_at = time.monotonic()
             self._metrics.store_failed()
             get_logger().error("rows wait for the store", rows=len(ends), reason=str(error))
             return False
+        self._traces.saved(runs, began)
         return True
 
     def _correct(self, fenced: Sequence[Run]) -> None:

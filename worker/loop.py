@@ -205,8 +205,8 @@ class EngineLoop(SideThread):
         except MiniVaultError as error:
             self._publisher.end(run, Outcome(FinishReason.ERROR, error))
             return
-        except Exception:  # noqa: BLE001  (a tokenizer may stumble over one prompt, not over all)
-            get_logger().exception("prompt failed", job=run.id)
+        except Exception:  # a tokenizer may stumble over one prompt, not over all
+            run.logger.exception("prompt failed")
             self._publisher.end(run, Outcome(FinishReason.ERROR, GenerationError()))
             return
         self._runs[run.key] = run

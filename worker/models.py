@@ -88,7 +88,10 @@ def load_libraries(spec: ModelSpec, settings: Settings) -> None:
         AutoConfig,
         AutoTokenizer,
     )
+    from transformers.utils import logging  # noqa: PLC0415
 
+    logging.disable_default_handler()  # its lines come in our format, like everybody's
+    logging.enable_propagation()
     from worker.engine import transformers  # noqa: F401, PLC0415
 
     try:

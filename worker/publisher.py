@@ -15,6 +15,7 @@ from worker.metrics import WorkerMetrics
 from worker.patience import Patience
 from worker.run import Outcome, Run
 from worker.thread import SideThread
+from worker.traces import RunTraces
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Publisher(SideThread):
         log: EventLog,
         *,
         metrics: WorkerMetrics,
+        traces: RunTraces,
         on_end: Callable[[Run, Outcome], None],
         on_fenced: Callable[[Run], None],
         on_crash: Callable[[], None],
@@ -49,6 +51,7 @@ class Publisher(SideThread):
         super().__init__("publisher", on_crash)
         self._log = log
         self._metrics = metrics
+        self._traces = traces
         self._on_end = on_end
         self._on_fenced = on_fenced
         self._drafts: queue.SimpleQueue[_Draft | None] = queue.SimpleQueue()
@@ -98,6 +101,7 @@ class Publisher(SideThread):
         for (run, event), accepted in zip(numbered, replies, strict=True):
             if accepted:
                 run.note(event)
+                self._traces.published(run)
             elif not run.fenced:
                 run.fenced = True
                 self._metrics.fenced()

@@ -38,7 +38,7 @@ class Reconciler:
             pipe.zrange(names.order(model), 0, -1)
             listed, ordered = ({member.decode() for member in found} for found in pipe.execute())
         for job_id in ordered - listed:  # taken out, or deleted
-            get_logger().info("job was taken out of its queue by hand", job=job_id)
+            get_logger().info("job was taken out of its queue by hand", job_id=job_id)
             self._rescue.end(job_id, Outcome(FinishReason.CANCELLED))
         for job_id in listed - ordered:  # put back
             if put_back(self._redis, job_id):

@@ -9,6 +9,7 @@ from redis import Redis
 from shared import names
 from shared.errors import DecodeError, JobNotFoundError, WorkerLostError
 from shared.events import FinishReason
+from shared.job import now
 from shared.ledger import GUILTY, Ledger
 from shared.log import EventLog
 from shared.logging import get_logger
@@ -16,6 +17,7 @@ from worker.attempts import Attempts
 from worker.books import discard_leftovers, write_off
 from worker.metrics import WorkerMetrics
 from worker.run import Outcome, Run, outcome_of
+from worker.traces import RunTraces
 
 
 class Rescue:
@@ -29,6 +31,7 @@ class Rescue:
         log: EventLog,
         attempts: Attempts,
         metrics: WorkerMetrics,
+        traces: RunTraces,
         finish: Callable[[Run, Outcome], None],
     ) -> None:
         self._redis = redis
@@ -36,26 +39,33 @@ class Rescue:
         self._log = log
         self._attempts = attempts
         self._metrics = metrics
+        self._traces = traces
         self._finish = finish
 
     def recover(self, job_id: str, *, owner: str = "", died: bool = False) -> None:
         """Have a job go on, unless it has ended or should. `owner` is who had it until now."""
+        began = now()
         run = self._seize(job_id, owner)
         if run is None:
             return
+
+        def recovered(outcome: str) -> None:
+            self._metrics.recovered(outcome)
+            self._traces.recovered(run, outcome, owner=owner, began=began)
+
         if run.ended is not None:
-            self._metrics.recovered("ended")
+            recovered("ended")
             self._end(run, outcome_of(run.ended))
         elif self._redis.sismember(names.CANCELS, job_id):
-            self._metrics.recovered("cancelled")
+            recovered("cancelled")
             self._end(run, Outcome(FinishReason.CANCELLED))
         elif died and self._ledger.strike(job_id, owner, len(run.ids)) >= GUILTY:
-            self._metrics.recovered("given_up")
-            get_logger().error("job given up", job=job_id)
+            recovered("given_up")
+            run.logger.error("job given up")
             self._end(run, Outcome(FinishReason.ERROR, WorkerLostError()))
         elif self._ledger.put_back(run.claim, run.request.created_at):
-            self._metrics.recovered("put_back")
-            get_logger().warning("job put back", job=job_id, tokens=len(run.ids), died=died)
+            recovered("put_back")
+            run.logger.warning("job put back", tokens=len(run.ids), died=died)
 
     def end(self, job_id: str, outcome: Outcome) -> None:
         """End a job that waits."""
@@ -67,7 +77,7 @@ class Rescue:
         try:
             request, _ = self._log.read_job(job_id)
         except (JobNotFoundError, DecodeError) as error:
-            get_logger().error("job lost", job=job_id, reason=error.detail)
+            get_logger().error("job lost", job_id=job_id, reason=error.detail)
             write_off(self._redis, job_id, error.detail)
             self._ledger.forget(job_id)
             return None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from structlog.stdlib import BoundLogger
+
 from shared import job
 from shared.claim import SUSPECTED, Claim
 from shared.errors import GenerationError, MiniVaultError
@@ -24,6 +26,7 @@ from shared.events import (
     Usage,
 )
 from shared.job import GenerationRequest
+from shared.logging import job_logger
 from worker.engine.base import EngineRequest
 
 
@@ -58,6 +61,12 @@ class Run:
     last_token_at: float | None = None
     resumes: bool = False
     """It goes on behind tokens of an earlier attempt. Known from `opening` on."""
+    in_slot: bool = False
+    """It was taken in order to be generated, and not only to be ended."""
+    inherited: int = 0
+    """Tokens of earlier attempts that it goes on behind."""
+    prefill_told: bool = False
+    """Traces have its prefill."""
     fenced: bool = False
     """The job is somebody else's now; nothing of this run counts any more."""
 
@@ -67,6 +76,7 @@ class Run:
         run = cls(claim, request)
         for event in log:
             run.note(event)
+        run.inherited = len(run.ids)
         return run
 
     @property
@@ -77,6 +87,10 @@ class Run:
     def key(self) -> str:
         """Names the attempt: a worker may lose a job and take it again before it has noticed."""
         return self.claim.owner
+
+    @property
+    def logger(self) -> BoundLogger:
+        return job_logger(self.request)
 
     @property
     def suspect(self) -> bool:

@@ -15,6 +15,7 @@ from shared.log import EventLog
 from shared.logging import get_logger
 from shared.settings import Settings
 from shared.store import Store
+from shared.tracing import Tracing
 from worker.attempts import Attempts
 from worker.books import Books
 from worker.finisher import Finisher
@@ -27,6 +28,7 @@ from worker.publisher import Publisher
 from worker.rescue import Rescue
 from worker.run import Outcome, Run, outcome_of
 from worker.sweep import Sweep
+from worker.traces import RunTraces
 
 _POLL: Final = 0.05
 _STUCK_SECONDS: Final = 120.0
@@ -44,11 +46,14 @@ class WorkerService:
         self._settings = settings
         self._crashed = False
         metrics = self.metrics = WorkerMetrics()
+        self._tracing = Tracing("worker", name)
+        traces = self._traces = RunTraces(self._tracing)
         log = self._log = EventLog(redis)
         ledger = self._ledger = Ledger(redis, name, settings.models)
         self._publisher = Publisher(
             log,
             metrics=metrics,
+            traces=traces,
             on_end=self._on_end,
             on_fenced=self._on_lost,
             on_crash=self._on_crash,
@@ -72,12 +77,13 @@ class WorkerService:
             on_stop=self._drain,
         )
         books = Books(redis, self._worker)
-        self._attempts = Attempts(ledger, books, self._worker.release)
+        self._attempts = Attempts(ledger, books, traces, self._worker.release)
         self._finisher = Finisher(
             store=store,
             log=log,
             ledger=ledger,
             metrics=metrics,
+            traces=traces,
             result_ttl=settings.result_ttl,
             close_books=books.close,
             on_finished=self._attempts.forget,
@@ -105,6 +111,7 @@ class WorkerService:
                 log=log,
                 attempts=self._attempts,
                 metrics=metrics,
+                traces=traces,
                 finish=self._on_end,
             ),
             loop=self._loop,
@@ -126,10 +133,12 @@ class WorkerService:
         Raises:
             ModelUnavailableError: the default model can't be loaded.
         """
+        self._tracing.start()
         self._loop.preload(self._settings.default_model)
         for thread in (self._publisher, self._finisher, self._loop):
             thread.start()
         self._worker.work(logging_level=None)
+        self._tracing.close()
         return self._worker.stop_requested and not self._crashed
 
     def stop(self) -> None:
@@ -156,18 +165,22 @@ class WorkerService:
 
     def _start(self, claim: Claim) -> None:
         """Begin a job that was taken, in the slot that it was taken for."""
+        logger = get_logger().bind(job_id=claim.job_id)
         try:
             run = Run.from_log(claim, *self._log.read_job(claim.job_id))
+            logger = run.logger
             self._attempts.begin(run, in_slot=True)
         except (RedisError, DecodeError, JobNotFoundError) as error:
             # Left to the sweep, which finds a claim of ours for which there is no run.
-            get_logger().warning("job not begun", job=claim.job_id, reason=str(error))
+            logger.warning("job not begun", reason=str(error))
             self._worker.release()
             return
         if run.ended is not None:
             self._on_end(run, outcome_of(run.ended))
         else:
+            logger.info("job taken", attempt=run.starts + 1, tokens=len(run.ids))
             self.metrics.taken(run)
+            self._traces.taken(run)
             self._loop.submit(run)
 
     def _drain(self) -> None:
@@ -193,7 +206,7 @@ class WorkerService:
         try:
             self._ledger.accuse(run.claim, len(run.ids))
         except RedisError as error:  # then a death does not count, and the next one does
-            get_logger().warning("suspect not noted", job=run.id, reason=str(error))
+            run.logger.warning("suspect not noted", reason=str(error))
 
     def _on_end(self, run: Run, outcome: Outcome) -> None:
         self._finisher.finish(run, outcome)

@@ -11,6 +11,7 @@ from cli import console
 from shared.catalog import HubSource, PathSource, add_model, load_catalog
 from shared.configuration import load_settings
 from shared.errors import CatalogError
+from shared.logging import get_logger
 
 app: Final = typer.Typer(help="The models that can be served.", no_args_is_help=True)
 
@@ -62,16 +63,19 @@ def pull(
     settings = load_settings()
     from cli import extras  # noqa: PLC0415
     from cli.progress import ModelProgress  # noqa: PLC0415
+    from cli.report import note, reporting  # noqa: PLC0415
     from worker import model_files  # noqa: PLC0415
 
-    extras.require("worker", "torch", "transformers")
-    catalog = load_catalog(settings)
-    settings.prepare_data_dir()
-    for spec in [catalog[name] for name in names or settings.models]:
-        with ModelProgress(spec.name) as progress:
-            folder = model_files.ensure_model(spec, settings, progress, force=force)
-        model_files.verify(spec, settings)
-        console.say(f"{spec.name} is ready in {folder}")
+    say = get_logger().info if settings.log_format == "json" else console.say
+    with reporting(settings, "models"):
+        extras.require("worker", "torch", "transformers")
+        catalog = load_catalog(settings)
+        settings.prepare_data_dir()
+        for spec in [catalog[name] for name in names or settings.models]:
+            with ModelProgress(spec.name, note(settings)) as progress:
+                folder = model_files.ensure_model(spec, settings, progress, force=force)
+            model_files.verify(spec, settings)
+            say(f"{spec.name} is ready in {folder}")
 
 
 @app.command()

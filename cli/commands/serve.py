@@ -23,9 +23,11 @@ MetricsPort = Annotated[
 def up() -> None:
     """Start everything and keep it running until Ctrl-C."""
     settings = load_settings()
+    from cli.report import reporting  # noqa: PLC0415
     from cli.stack import up  # noqa: PLC0415
 
-    up(settings)
+    with reporting(settings, "up") as report:
+        up(settings, report)
 
 
 def api(*, supervised: Supervised = False) -> None:
@@ -34,11 +36,13 @@ def api(*, supervised: Supervised = False) -> None:
         leash.stop_with_supervisor()
     settings = load_settings()
     from cli import extras  # noqa: PLC0415
+    from cli.report import reporting  # noqa: PLC0415
 
-    extras.require("api", "fastapi", "uvicorn")
-    from api.main import run  # noqa: PLC0415
+    with reporting(settings, "api"):
+        extras.require("api", "fastapi", "uvicorn")
+        from api.main import run  # noqa: PLC0415
 
-    run(settings)
+        run(settings)
 
 
 def worker(*, supervised: Supervised = False, metrics_port: MetricsPort = None) -> None:
@@ -47,11 +51,13 @@ def worker(*, supervised: Supervised = False, metrics_port: MetricsPort = None) 
         leash.stop_with_supervisor()
     settings = load_settings(metrics_port=metrics_port)
     from cli import extras  # noqa: PLC0415
+    from cli.report import reporting  # noqa: PLC0415
 
-    extras.require("worker", "torch", "transformers")
-    from worker.main import run  # noqa: PLC0415
+    with reporting(settings, "worker"):
+        extras.require("worker", "torch", "transformers")
+        from worker.main import run  # noqa: PLC0415
 
-    run(settings)
+        run(settings)
     # All is written and closed. To take an interpreter apart that holds torch lasts a second,
     # in each of the worker's processes, while others wait for their end.
     sys.stdout.flush()
@@ -63,8 +69,10 @@ def dashboard() -> None:
     """Show queues, workers and jobs in a browser (rq-dashboard)."""
     settings = load_settings()
     from cli import extras  # noqa: PLC0415
+    from cli.report import note, reporting  # noqa: PLC0415
 
-    extras.require("dashboard", "rq_dashboard", "six", "waitress")
-    from cli.dashboard import serve  # noqa: PLC0415
+    with reporting(settings, "dashboard"):
+        extras.require("dashboard", "rq_dashboard", "six", "waitress")
+        from cli.dashboard import serve  # noqa: PLC0415
 
-    serve(settings)
+        serve(settings, note(settings))

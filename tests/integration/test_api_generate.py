@@ -44,11 +44,16 @@ def url(settings: Settings) -> Iterator[str]:
 
 
 def test_a_stream_is_the_whole_log_in_order(url: str, worker: ScriptedWorker) -> None:
-    events = stream(url, BODY)
+    events = stream(url, BODY, **{"X-Request-ID": "mine"})
     kinds = ["queued", "started", *["token"] * len(WORDS), "done"]
     assert [event.event for event in events] == kinds
     assert [event.id for event in events] == list(range(1, len(kinds) + 1))
-    assert events[0].data == {"id": worker.seen[0].id, "model": "smollm2-135m", "position": 0}
+    assert events[0].data == {
+        "id": worker.seen[0].id,
+        "model": "smollm2-135m",
+        "position": 0,
+        "request_id": "mine",
+    }
     assert events[2].data == {"text": "The"}
     assert events[-1].data == {
         "finish_reason": "stop",

@@ -227,3 +227,19 @@ def _alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_a_log_does_not_fill_the_disk(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The child goes on writing to it, and what it wrote last is kept."""
+    monkeypatch.setattr("cli.child.LOG_BYTES", 10_000)
+    talkative = (
+        "import itertools, time\n"
+        "for number in itertools.count():\n"
+        "    print('line', number, flush=True); time.sleep(0.0005)"
+    )
+    log = desk.start(talkative).log
+    older = log.with_suffix(".log.1")
+    desk.check_until(lambda: older.exists() and "line 3000\n" in log.read_text())
+    assert log.stat().st_size < 20_000
+    assert older.stat().st_size < 20_000
+    assert "\0" not in log.read_text()  # no hole where the old end was

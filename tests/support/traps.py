@@ -26,6 +26,10 @@ DEADLY_TO_PREFILL: Final = "deadly to prefill"
 DEADLY_TO_DECODE: Final = "deadly to decode"
 """Prompts of which a worker dies: before it has begun, at the first token, and in the middle."""
 
+CONFUSING_TO_TOKENIZE: Final = "confusing to tokenize: "
+CONFUSING_TO_DECODE: Final = "confusing to decode: "
+"""Beginnings of prompts that libraries stumble over, and quote."""
+
 
 class Trap:
     """Lies in wait for the workers in whose environment it is, and springs once."""
@@ -126,6 +130,10 @@ class DeadlyEngine(FakeEngine):
     def step(self) -> list[Output]:
         for sequence in self._running.values():
             prompt = CodePoints().decode(sequence.tokens[: sequence.prompt_length])
+            if prompt.startswith(CONFUSING_TO_DECODE) and sequence.generated > 3:
+                raise ValueError(f"what is {prompt!r}? And {sequence.tokens}?") from KeyError(
+                    prompt
+                )
             if prompt == DEADLY_TO_PREFILL or (
                 prompt == DEADLY_TO_DECODE and sequence.generated == len(prompt) // 2
             ):

@@ -56,6 +56,8 @@ class CodePointPrompts:
     def encode(self, request: GenerationRequest) -> tuple[int, ...]:
         if request.prompt == traps.DEADLY_TO_TOKENIZE:
             os._exit(1)
+        if request.prompt.startswith(traps.CONFUSING_TO_TOKENIZE):
+            raise LookupError(request.prompt)
         return CodePoints().encode(request.prompt)
 
 

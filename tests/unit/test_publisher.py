@@ -10,10 +10,12 @@ from shared.claim import Claim
 from shared.events import AnyEvent, FinishReason, Started, Token
 from shared.job import GenerationRequest, SamplingParams
 from shared.log import Append
+from shared.tracing import Tracing
 from tests.support.poll import until
 from worker.metrics import WorkerMetrics
 from worker.publisher import Publisher
 from worker.run import Outcome, Run
+from worker.traces import RunTraces
 
 
 class MemoryLog:
@@ -56,6 +58,7 @@ def publisher(log: MemoryLog) -> tuple[Publisher, Ends]:
     made = Publisher(
         log,
         metrics=WorkerMetrics(),
+        traces=RunTraces(Tracing("test")),
         on_end=lambda run, outcome: ends.ended.append((run.id, outcome)),
         on_fenced=lambda run: ends.fenced.append(run.id),
         on_crash=ends.crash,
