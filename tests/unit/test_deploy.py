@@ -77,7 +77,7 @@ def settings_of(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> S
 @pytest.mark.parametrize(
     ("name", "ports"),
     [
-        ("api", {"http": "port"}),
+        ("api", {"http": "port", "metrics": "metrics_port"}),
         ("worker", {"metrics": "metrics_port"}),
         ("dashboard", {"dashboard": "dashboard_port"}),
     ],
@@ -120,7 +120,7 @@ def test_probes_ask_for_what_there_is(settings: Settings) -> None:
 def probed(name: str) -> set[str]:
     (container,) = pod(name)["containers"]
     probes = [container[f"{kind}Probe"] for kind in ("startup", "readiness", "liveness")]
-    (port,) = container["ports"]
+    port = container["ports"][0]
     assert {probe["httpGet"]["port"] for probe in probes} == {port["name"]}
     return {probe["httpGet"]["path"] for probe in probes}
 
