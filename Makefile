@@ -11,10 +11,11 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c const
 RUN_EXTRAS := api,worker,dashboard
 
 .DEFAULT_GOAL := help
-.PHONY: help up models test test-browser test-proxy test-remote test-hosts compose-test chaos check bench clean
+.PHONY: help up models test test-browser test-proxy test-remote test-hosts compose-test chaos check
+.PHONY: kubernetes-check alerts-check bench clean
 
 help: ## Show this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "  PYTHON=python3.12    the Python (3.11 or later) that .venv is made with"
 	@echo "  TORCH_INDEX=URL      take torch from this index, for example one with CPU builds"
@@ -57,6 +58,13 @@ check: $(VENV)/.dev ## Style, types, import rules, the lock file, the docs
 	@$(BIN)/python scripts/check_lock.py
 	@$(BIN)/python scripts/check_docs.py
 
+kubernetes-check: $(VENV)/.kubernetes ## Hold deploy/kubernetes to schemas; needs kubectl
+	@$(BIN)/python scripts/check_kubernetes.py
+
+alerts-check: ## Try deploy/prometheus/alerts.yml; needs promtool (Debian: prometheus)
+	@promtool check rules deploy/prometheus/alerts.yml
+	@promtool test rules deploy/prometheus/alerts_test.yml
+
 bench: $(VENV)/.dev ## Measure the service from outside, next to the bare engine
 	@$(BIN)/python -m bench
 
@@ -89,3 +97,8 @@ $(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.torch
 	@echo "Installing MiniVault and its development tools into $(VENV)"
 	@$(PIP_INSTALL) -e '.[dev]'
 	@touch $(VENV)/.run $@
+
+$(VENV)/.kubernetes: deploy/kubernetes/requirements.txt $(VENV)/.dev
+	@echo "Installing schemas into $(VENV)"
+	@$(PIP_INSTALL) -r $<
+	@touch $@

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from api.deadline import in_time
 from shared import names
@@ -40,6 +41,8 @@ class ApiMetrics:
         )
         self.streams = gauge("streams", "Jobs that clients of this process follow.")
         self._redis_up = gauge("redis_up", "1 if Redis has answered just now.")
+        self._memory = gauge("redis_memory_bytes", "What Redis uses.")
+        self._memory_limit = gauge("redis_memory_limit_bytes", "Its maxmemory; 0: none.")
         self._waiting = gauge("requests_waiting", "Jobs that wait for a slot.", "model")
         self._claimed = gauge("jobs_claimed", "Jobs that some worker has.")
         self._unsaved = gauge("jobs_unsaved", "Ended jobs whose row is still to be written.")
@@ -78,3 +81,7 @@ class ApiMetrics:
             self._workers.labels(model).set(sum(model in worker.models for worker in workers))
         self._claimed.set(claimed)
         self._unsaved.set(unsaved)
+        with suppress(ResponseError):  # an ACL may keep this to administrators
+            memory = await redis.info("memory")
+            self._memory.set(memory["used_memory"])
+            self._memory_limit.set(memory["maxmemory"])

@@ -180,6 +180,8 @@ def test_an_api_counts_answers_and_tells_of_the_queues(
     assert of(found, "workers", model=MODEL) == 1
     assert of(found, "workers", model=BROKEN_MODEL) == 0
     assert of(found, "redis_up") == 1
+    assert of(found, "redis_memory_bytes") > 100_000
+    assert of(found, "redis_memory_limit_bytes") == 0
     assert of(found, "streams") == of(found, "jobs_unsaved") == 0
 
 
