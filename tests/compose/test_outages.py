@@ -18,7 +18,7 @@ def asked() -> list[Request]:
     found = requests(STREAMS, seed=4)
     for request in found:
         request.body.pop("stop", None)
-        request.body |= {"max_tokens": 150, "raw": True}
+        request.body.update(max_tokens=150, raw=True)
     return found
 
 
