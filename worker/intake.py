@@ -145,10 +145,11 @@ class GenerationWorker(BaseWorker):
         """RQ's own heartbeat, and whether the worker is busy.
 
         A worker that stood still for long was struck off RQ's lists, and comes back on them.
+        Not by `register_birth`, which refuses where another thread has just written a field.
         """
-        if not self.connection.exists(self.key):
-            self.register_birth()  # type: ignore[no-untyped-call]  # RQ
         with self.connection.pipeline() as pipe:
+            if not self.connection.hexists(self.key, "birth"):
+                pipe.hset(self.key, mapping=self.serialize())
             worker_registration.register(self, pipe)
             super().heartbeat(HEARTBEAT_TTL, pipe)
             if self.get_state() != WorkerStatus.SUSPENDED:

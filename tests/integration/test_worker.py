@@ -66,6 +66,22 @@ def test_a_job_from_queue_to_row(queue: Submitter, redis: Redis, settings: Setti
 
 
 @pytest.mark.usefixtures("worker")
+def test_a_worker_that_rq_forgot_half_is_known_again(redis: Redis) -> None:
+    """Its entry has expired, and another thread of it has written a field since."""
+    (name,) = workers(redis)
+    entry = f"rq:worker:{name}"
+    before = redis.hgetall(entry)
+    redis.delete(entry)
+    redis.hset(entry, "state", "idle")
+    redis.srem("rq:workers", entry)
+    until(lambda: redis.hexists(entry, "birth"), what="its birth")
+    after = redis.hgetall(entry)
+    same = {b"birth", b"queues", b"pid", b"hostname", b"version", b"python_version"}
+    assert {key: after[key] for key in same} == {key: before[key] for key in same}
+    assert redis.sismember("rq:workers", entry)
+
+
+@pytest.mark.usefixtures("worker")
 def test_echo_puts_the_prompt_first(queue: Submitter, redis: Redis) -> None:
     request = generation("again ", echo=True)
     queue.submit(request)
