@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.compose.stack import ComposeStack
+from tests.compose.stack import ROOT, ComposeStack
 
 
 @pytest.fixture(scope="session")
@@ -24,4 +24,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeStack]:
 def _keep_logs(stack: ComposeStack, folder: Path) -> None:
     log = folder / "containers.log"
     log.write_text(stack.compose("logs", "--timestamps"))
-    shutil.copy(log, Path(".cache") / "compose.log")
+    kept = ROOT / ".cache" / "compose.log"
+    kept.parent.mkdir(exist_ok=True)
+    shutil.copy(log, kept)

@@ -9,24 +9,15 @@ from tests.support.poll import until
 
 GRACE_SECONDS = 40
 KILLED = 137
+JOBS = 80  # more than both workers have slots
 
 
 def test_down_kills_nobody_and_up_goes_on_where_it_was(stack: ComposeStack) -> None:
     stack.up("--scale", "worker=2")
     before = {row["id"] for row in stack.history()}
-    jobs = [
-        httpx.post(
-            f"{stack.url}/jobs",
-            json={"prompt": f"Count to {n}.", "raw": True, "max_tokens": 300},
-            timeout=60,
-        ).json()["id"]
-        for n in range(100)
-    ]
-    until(
-        lambda: httpx.get(f"{stack.url}/jobs/{jobs[0]}").json()["status"] == "running",
-        seconds=30,
-        what="work under way",
-    )
+    with httpx.Client(base_url=stack.url, timeout=60) as client:
+        jobs = [submit(client, f"Count to {n}.") for n in range(JOBS)]
+        until(lambda: status(client, jobs[0]) == "running", seconds=30, what="work under way")
     began = time.monotonic()
     stack.compose("stop")
     assert time.monotonic() - began < GRACE_SECONDS
@@ -36,12 +27,17 @@ def test_down_kills_nobody_and_up_goes_on_where_it_was(stack: ComposeStack) -> N
 
     stack.up("--scale", "worker=2")
     assert before <= {row["id"] for row in stack.history()}
-    until(
-        lambda: all(
-            httpx.get(f"{stack.url}/jobs/{job}").json()["status"] == "done" for job in jobs
-        ),
-        seconds=300,
-        what="the end of all jobs",
-    )
+    with httpx.Client(base_url=stack.url, timeout=60) as client:
+        for job in jobs:
+            until(lambda job=job: status(client, job) == "done", seconds=300, what=f"end of {job}")
     rows = [row["id"] for row in stack.history() if row["id"] in jobs]
     assert sorted(rows) == sorted(jobs)
+
+
+def submit(client: httpx.Client, prompt: str) -> str:
+    answer = client.post("/jobs", json={"prompt": prompt, "raw": True, "max_tokens": 200})
+    return str(answer.json()["id"])
+
+
+def status(client: httpx.Client, job: str) -> str:
+    return str(client.get(f"/jobs/{job}").json()["status"])
