@@ -12,13 +12,13 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeStack]:
     """Built, started with two workers, and gone without a trace afterwards."""
     folder = tmp_path_factory.mktemp("compose")
     stack = ComposeStack(folder, profiles=["keeper"])
-    stack.compose("down", "--volumes", "--remove-orphans")
+    stack.compose("--profile", "*", "down", "--volumes", "--remove-orphans")
     try:
         stack.up("--build", "--scale", "worker=2")
         yield stack
     finally:
         _keep_logs(stack, folder)
-        stack.compose("down", "--volumes", "--remove-orphans")
+        stack.compose("--profile", "*", "down", "--volumes", "--remove-orphans")
 
 
 def _keep_logs(stack: ComposeStack, folder: Path) -> None:

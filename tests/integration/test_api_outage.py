@@ -104,6 +104,23 @@ def test_whoever_asks_a_service_whose_redis_is_gone_is_told_so_soon(
             assert httpx.get(f"{url}/jobs/{job_id}").json()["status"] == "queued"
 
 
+@pytest.mark.usefixtures("valkey")
+def test_a_redis_that_is_full_refuses_jobs_and_keeps_what_it_has(
+    own: Settings, redis: Redis
+) -> None:
+    with running_api(own) as url:
+        job_id = httpx.post(f"{url}/jobs", json=BODY).json()["id"]
+        redis.config_set("maxmemory", 1)
+        for path in ("/generate", "/generate/stream", "/jobs"):
+            refused = httpx.post(url + path, json=BODY)
+            assert refused.status_code == 503
+            assert refused.json()["code"] == "redis_unavailable"
+            assert refused.headers["retry-after"]
+        assert httpx.get(f"{url}/jobs/{job_id}").json()["status"] == "queued"
+        redis.config_set("maxmemory", 0)
+        assert httpx.post(f"{url}/jobs", json=BODY).is_success
+
+
 def test_streams_go_on_from_the_log_when_redis_is_back(own: Settings) -> None:
     heard: list[str] = []
     with ExitStack() as stack, ExitStack() as first:
