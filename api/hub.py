@@ -62,9 +62,11 @@ class Subscriptions:
         self._pool = redis.connection_pool
         self._channels: dict[str, _Channel] = {}
         self._changed = asyncio.Event()
+        self._failures = 0
+        self._suspect = asyncio.Event()
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run(), name="subscriptions")
+        self._task = asyncio.create_task(self._keep(), name="subscriptions")
         return self
 
     async def __aexit__(
@@ -92,6 +94,7 @@ class Subscriptions:
                 async with asyncio.timeout(ACKNOWLEDGE_TIMEOUT):
                     await channel.acknowledged.wait()
             except TimeoutError:
+                self._suspect.set()
                 raise RedisUnavailableError from None
             yield inbox
         finally:
@@ -105,24 +108,42 @@ class Subscriptions:
         for channel in self._channels.values():
             channel.mark_gap()
 
+    async def _keep(self) -> None:
+        """Keep a connection, and begin anew where one that seems to live serves nobody.
+
+        A reader or a writer that a cancellation missed or hit alone would otherwise hold its
+        group open, and every new stream would be refused for as long as the process lives.
+        """
+        while True:
+            self._suspect.clear()
+            run = asyncio.create_task(self._run(), name="subscriptions.run")
+            suspected = asyncio.create_task(self._suspect.wait())
+            try:
+                await asyncio.wait((run, suspected), return_when=asyncio.FIRST_COMPLETED)
+                if not self._failures:  # else it is known that there is none
+                    log.warning("pub/sub connection serves nobody; making another")
+            finally:
+                await end(suspected)
+                await end(run)
+
     async def _run(self) -> None:
-        failures = 0
         while True:
             try:
                 async with self._connection() as connection, asyncio.TaskGroup() as tasks:
-                    failures = 0
-                    tasks.create_task(self._write(connection))
-                    tasks.create_task(self._read(connection))
+                    log.info("pub/sub connection made")
+                    self._failures = 0
+                    tasks.create_task(self._write(connection), name="subscriptions.write")
+                    tasks.create_task(self._read(connection), name="subscriptions.read")
             except* (*CONNECTION_ERRORS, TimeoutError) as group:
-                if not failures:  # an outage is told once
+                if not self._failures:  # an outage is told once
                     log.warning("pub/sub connection lost", error=str(group.exceptions[0]))
             except* Exception:
                 log.exception("pub/sub failed")
             finally:
                 for channel in self._channels.values():
                     channel.interrupt()
-            await asyncio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
-            failures += 1
+            await asyncio.sleep(RETRY_SECONDS[min(self._failures, len(RETRY_SECONDS) - 1)])
+            self._failures += 1
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AbstractConnection]:

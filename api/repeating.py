@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 from redis.exceptions import RedisError
 
@@ -29,7 +29,7 @@ async def repeating(tick: Callable[[], Awaitable[None]], *, every: float) -> Asy
         await end(task)
 
 
-async def end(task: asyncio.Task[None]) -> None:
+async def end(task: asyncio.Task[Any]) -> None:
     """Cancel it until it is done: a cancellation that meets a failing connection can be lost."""
     while not task.done():
         task.cancel()

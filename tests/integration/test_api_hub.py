@@ -1,6 +1,8 @@
 """The one pub/sub connection against a real server."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 import structlog
@@ -89,6 +91,26 @@ async def test_a_server_that_hangs_is_left(
             redis.execute_command("CLIENT", "PAUSE", 400, "ALL")
             assert await inbox.get(10) is None
     assert "pub/sub connection lost" in [entry["event"] for entry in logs]
+
+
+async def test_a_connection_that_serves_nobody_is_replaced(
+    subscriptions: Subscriptions, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "ACKNOWLEDGE_TIMEOUT", 0.2)
+    async with subscriptions.subscribe(JOB):
+        pass
+    (reader,) = (task for task in asyncio.all_tasks() if task.get_name() == "subscriptions.read")
+    reader.cancel()  # its group takes that for an end and waits for the writer, which goes on
+
+    async def serves() -> bool:
+        with suppress(RedisUnavailableError):
+            async with subscriptions.subscribe(JOB) as inbox:
+                Author(redis, JOB).append(Token(seq=1, ids=(), text="a"))
+                return await inbox.get(5) is not None
+        return False
+
+    assert not await serves()
+    await until_async(serves, what="another connection")
 
 
 async def test_without_a_server_a_stream_is_refused_in_time(
