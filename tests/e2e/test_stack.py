@@ -91,7 +91,7 @@ def test_status_is_plain_when_piped(stack: Stack) -> None:
 
 def test_ps_shows_what_the_processes_are(stack: Stack) -> None:
     commands = {
-        " ".join(process.cmdline()).rpartition("/minivault ")[2]
+        " ".join(process.cmdline()).rpartition("/minivault ")[2].partition(" --metrics-port")[0]
         for process in stack.processes()
         if "valkey" not in " ".join(process.cmdline())  # the server, and the watch beside it
     }
