@@ -21,6 +21,8 @@ from worker.shelf import LoadResult, ModelShelf
 from worker.thread import SideThread
 
 _ADMIT_SECONDS: Final = 0.02
+_VERDICT_SECONDS: Final = 0.005
+"""How often to look for a suspect's first token in the log, while there is nothing else to do."""
 _MAX_OPENING: Final = 8
 """Runs between their start and their first token: if this worker dies, few are suspected."""
 
@@ -75,6 +77,8 @@ class EngineLoop(SideThread):
         """Runs inside an engine, by key."""
         self._opening: set[str] = set()
         """Those of them that have no token from this attempt yet."""
+        self._accused: Run | None = None
+        """The suspect that was started last, until the log acquits it."""
         self._stopping = False
         self._idle = False
         self._moved_at = time.monotonic()
@@ -140,6 +144,8 @@ class EngineLoop(SideThread):
         for model in busy:
             self._step(model)
         self._open()
+        if not busy and self._line:
+            time.sleep(_VERDICT_SECONDS)
 
     def _obey(self, *, block: bool) -> None:
         """Carry out the commands that wait; if there is nothing to compute, wait for one.
@@ -189,8 +195,13 @@ class EngineLoop(SideThread):
                 self._enter(model, run)
 
     def _may_open(self, run: Run) -> bool:
-        """Suspects open alone: if the worker dies, it is clear of which one."""
-        if run.suspect or any(self._runs[key].suspect for key in self._opening):
+        """Suspects open alone: if the worker dies, it is clear of which one.
+
+        That takes until the log has their first token: another worker looks there for it.
+        """
+        if self._accused is not None and not self._accused.opened:
+            return False
+        if run.suspect:
             return not self._opening
         return len(self._opening) < _MAX_OPENING
 
@@ -198,6 +209,7 @@ class EngineLoop(SideThread):
         self._shelf.touch(model)
         if run.suspect:
             self._accuse(run)
+            self._accused = run
         try:
             run.encoded(model.prompts.encode(run.request))
             opening = run.opening()

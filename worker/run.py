@@ -97,6 +97,11 @@ class Run:
         """Workers died with it, and it may be why."""
         return self.claim.strikes >= SUSPECTED
 
+    @property
+    def opened(self) -> bool:
+        """The log has what this attempt began with, so that its worker's death proves nothing."""
+        return len(self.ids) > self.inherited or self.ended is not None or self.fenced
+
     def note(self, event: AnyEvent) -> None:
         """The log has accepted `event`."""
         self.last_seq = event.seq

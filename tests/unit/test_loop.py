@@ -2,12 +2,13 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import pytest
 
 from shared.claim import Claim
 from shared.errors import ModelUnavailableError, PromptTooLongError
-from shared.events import Event, FinishReason, Loading, Started, Token
+from shared.events import AnyEvent, Event, FinishReason, Loading, Started, Token
 from shared.job import GenerationRequest, SamplingParams
 from tests.support.poll import until
 from worker.engine.base import Output
@@ -26,9 +27,14 @@ class Published:
         self.outcomes: dict[str, Outcome] = {}
         self.accused: list[tuple[str, int]] = []
         """And how many events there were by then."""
+        self.log_takes_it = threading.Event()
+        self.log_takes_it.set()
 
     def publish(self, run: Run, events: list[Event]) -> None:
         self.events += [(run.id, event) for event in events]
+        if self.log_takes_it.is_set():
+            for event in events:
+                run.note(cast("AnyEvent", event))
 
     def end(self, run: Run, outcome: Outcome) -> None:
         assert run.id not in self.outcomes, "a run ends once"
@@ -328,6 +334,20 @@ def test_a_suspect_opens_alone_and_is_accused_first(
     assert [job_id for job_id, _ in published.accused] == ["s1", "s2"]
     for suspect, (_, events_before) in zip((1, 3), published.accused, strict=True):
         assert events_before <= starts[suspect]
+
+
+def test_nothing_is_opened_before_the_log_acquits_a_suspect(
+    start: Callable[..., EngineLoop], published: Published
+) -> None:
+    """Were the worker to die of the next one, the suspect would seem to have got no further."""
+    loop = start()
+    published.log_takes_it.clear()
+    loop.submit(job_run("suspect", "xx", strikes=2))
+    wait_for(published, "suspect")
+    for job_id, model in (("next", "first"), ("other", "missing")):
+        loop.submit(job_run(job_id, model=model))
+    wait_for(published, "other")
+    assert started(published) == ["suspect"]
 
 
 def test_a_suspect_is_accused_before_its_model_is_loaded(
