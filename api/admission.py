@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Annotated, Final
 
 from fastapi import Depends, Header
 from starlette.requests import Request
 
+from api.caller import Caller, CallerDep
 from api.context import request_id, trace
 from api.deadline import in_time
 from api.deps import StateDep
+from api.draft import Draft
 from api.errors import (
     FieldProblem,
     InvalidRequestError,
@@ -20,9 +21,9 @@ from api.errors import (
     UnsupportedMediaTypeError,
 )
 from api.feed import Feed
-from api.proxies import limit_key
 from api.relay import Admission
 from api.schemas import GenerateBody
+from api.state import State
 from shared.errors import UnknownModelError
 from shared.job import GenerationRequest, new_job_id, now
 from shared.queue import IDEMPOTENCY_TTL, Idempotency
@@ -35,10 +36,43 @@ _KEY: Final = Header(
 )
 
 
-def _json_only(request: Request) -> None:
+def json_only(request: Request) -> None:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise UnsupportedMediaTypeError
+
+
+IdempotencyKey = Annotated[str | None, _KEY]
+
+
+async def admit_all(
+    drafts: Sequence[Draft],
+    request: Request,
+    state: State,
+    caller: Caller,
+    idempotency_key: str | None,
+) -> list[Admission]:
+    """Validate first and count after: a request that can't be served costs no permit.
+
+    Raises:
+        StoppingError: this process takes nothing new.
+        UnknownModelError: and the others that `api.openapi.ADMISSION_PROBLEMS` names.
+    """
+    if state.relay.draining:
+        raise StoppingError("This process is stopping and takes no new requests.")
+    for draft in drafts:
+        _check(draft, state.settings)
+    if state.limiter is not None:
+        async with in_time():
+            await state.limiter(request)
+    return [
+        Admission(
+            request=_job(draft, request, state.settings, caller),
+            ttl=draft.ttl or state.settings.queue_ttl,
+            idempotency=_idempotency(idempotency_key, number, draft),
+        )
+        for number, draft in enumerate(drafts)
+    ]
 
 
 def _admission(*, background: bool = False) -> Callable[..., Awaitable[Admission]]:
@@ -46,41 +80,17 @@ def _admission(*, background: bool = False) -> Callable[..., Awaitable[Admission
 
     async def admit(
         request: Request,
-        _: Annotated[None, Depends(_json_only)],
+        _: Annotated[None, Depends(json_only)],
         body: GenerateBody,
         state: StateDep,
-        idempotency_key: Annotated[str | None, _KEY] = None,
+        caller: CallerDep,
+        idempotency_key: IdempotencyKey = None,
     ) -> Admission:
-        """Validate first and count after: a request that can't be served costs no permit."""
-        if state.relay.draining:
-            raise StoppingError("This process is stopping and takes no new requests.")
-        settings = state.settings
-        _check(body, settings)
-        if state.limiter is not None:
-            async with in_time():
-                await state.limiter(request)
         if background:
             body = body.model_copy(update={"background": True})
-        return Admission(
-            request=GenerationRequest(
-                id=new_job_id(),
-                model=body.model or settings.default_model,
-                prompt=body.prompt,
-                params=body.params(settings.max_tokens),
-                raw=body.raw,
-                echo=body.echo,
-                background=body.background,
-                priority=body.priority,
-                client=limit_key(state.proxies.client(request)),
-                request_id=request_id(request),
-                created_at=now(),
-                trace=trace(request),
-            ),
-            ttl=body.ttl or settings.queue_ttl,
-            idempotency=Idempotency(idempotency_key, _fingerprint(body))
-            if idempotency_key
-            else None,
-        )
+        draft = body.draft(state.settings.max_tokens)
+        [admission] = await admit_all([draft], request, state, caller, idempotency_key)
+        return admission
 
     return admit
 
@@ -99,25 +109,49 @@ Submitted = Annotated[Feed, Depends(_submitted)]
 """The feed of the request's job."""
 
 
-def _check(body: GenerateBody, settings: Settings) -> None:
-    """Hold a body to what the settings allow."""
-    if body.model is not None and body.model not in settings.models:
+def _job(draft: Draft, request: Request, settings: Settings, caller: Caller) -> GenerationRequest:
+    return GenerationRequest(
+        id=new_job_id(),
+        model=draft.model or settings.default_model,
+        prompt=draft.prompt,
+        messages=draft.messages,
+        prompt_ids=draft.prompt_ids,
+        params=draft.params,
+        raw=draft.raw,
+        echo=draft.echo,
+        background=draft.background,
+        priority=draft.priority,
+        client=caller.client,
+        key=caller.key,
+        note=draft.note,
+        request_id=request_id(request),
+        created_at=now(),
+        trace=trace(request),
+    )
+
+
+def _idempotency(key: str | None, number: int, draft: Draft) -> Idempotency | None:
+    """A request that becomes several jobs has a name for each."""
+    if key is None:
+        return None
+    # Clients' keys have no blanks, so none can be another's second job.
+    return Idempotency(f"{key} {number}" if number else key, draft.fingerprint)
+
+
+def _check(draft: Draft, settings: Settings) -> None:
+    """Hold a draft to what the settings allow."""
+    if draft.model is not None and draft.model not in settings.models:
         raise UnknownModelError(
             f"There is no such model here. Known: {', '.join(settings.models)}."
         )
     problems = []
-    if body.max_tokens is not None and body.max_tokens > settings.max_tokens:
+    if draft.params.max_tokens > settings.max_tokens:
         problems.append(FieldProblem("max_tokens", f"At most {settings.max_tokens} are allowed."))
-    if body.ttl is not None and body.ttl > settings.queue_ttl:
+    if draft.ttl is not None and draft.ttl > settings.queue_ttl:
         problems.append(FieldProblem("ttl", f"At most {settings.queue_ttl:g} s are allowed."))
     if problems:
         raise InvalidRequestError(problems)
-    if body.priority > settings.max_priority:
+    if draft.priority > settings.max_priority:
         raise PriorityNotAllowedError(
             f"The highest priority allowed here is {settings.max_priority}."
         )
-
-
-def _fingerprint(body: GenerateBody) -> str:
-    """Of the request as the client made it: what was chosen for it would differ every time."""
-    return hashlib.sha256(body.model_dump_json().encode()).hexdigest()

@@ -9,8 +9,10 @@ import msgspec
 
 from shared.errors import (
     GenerationError,
+    InvalidPromptError,
     MiniVaultError,
     ModelUnavailableError,
+    NoChatTemplateError,
     PromptTooLongError,
     UnknownModelError,
     WaitedTooLongError,
@@ -93,7 +95,9 @@ class StoppingError(MiniVaultError):
 _OF_JOBS: Final[Mapping[str, type[MiniVaultError]]] = {
     kind.code: kind
     for kind in (
+        InvalidPromptError,
         ModelUnavailableError,
+        NoChatTemplateError,
         PromptTooLongError,
         UnknownModelError,
         WaitedTooLongError,

@@ -31,6 +31,8 @@ _MAX_NAME: Final = 100
 STATUS: Final[Mapping[str, int]] = {
     "invalid_http": 400,
     "invalid_json": 400,
+    "invalid_prompt": 400,
+    "no_chat_template": 400,
     "prompt_too_long": 400,
     "priority_not_allowed": 403,
     "job_not_found": 404,

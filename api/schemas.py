@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Annotated, ClassVar, Final
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.config import JsonDict
 
+from api.draft import Draft
 from shared.job import SamplingParams, new_seed
 
 DEFAULT_MAX_TOKENS: Final = 256
@@ -124,6 +126,20 @@ class GenerateBody(BaseModel):
         description="Seconds that the job may wait for a worker before it ends as `expired`. "
         "Absent: as long as the service allows.",
     )
+
+    def draft(self, max_tokens: int) -> Draft:
+        """`max_tokens` is what the service allows."""
+        return Draft(
+            params=self.params(max_tokens),
+            fingerprint=hashlib.sha256(self.model_dump_json().encode()).hexdigest(),
+            model=self.model,
+            prompt=self.prompt,
+            raw=self.raw,
+            echo=self.echo,
+            background=self.background,
+            priority=self.priority,
+            ttl=self.ttl,
+        )
 
     def params(self, max_tokens: int) -> SamplingParams:
         """`max_tokens` is what the service allows."""

@@ -14,7 +14,7 @@ from sse_starlette.event import ServerSentEvent
 
 from shared.events import AnyEvent, Cancelled, Done, Failed
 
-_INTERNAL: Final = frozenset({"type", "seq", "v", "ids"})
+_INTERNAL: Final = frozenset({"type", "seq", "v", "ids", "logprobs"})
 """In the frame's own fields, or the worker's business."""
 
 _LINE_BREAKS: Final = str.maketrans({char: f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"})

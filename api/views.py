@@ -20,6 +20,9 @@ class UsageView(_View):
 
     prompt_tokens: int = Field(examples=[37])
     completion_tokens: int = Field(examples=[8])
+    cached_tokens: int = Field(
+        description="Of the prompt's, those that did not have to be computed again.", examples=[0]
+    )
     total_tokens: int = Field(examples=[45])
 
 

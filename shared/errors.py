@@ -87,6 +87,18 @@ class PromptTooLongError(MiniVaultError):
     code = "prompt_too_long"
 
 
+class InvalidPromptError(MiniVaultError):
+    """The model can't read this prompt."""
+
+    code = "invalid_prompt"
+
+
+class NoChatTemplateError(MiniVaultError):
+    """The model has no chat template, so it can't read a conversation; send it a prompt."""
+
+    code = "no_chat_template"
+
+
 class GenerationError(MiniVaultError):
     """Generation failed; the worker's log has the reason under the job's id."""
 

@@ -28,6 +28,8 @@ class FinishReason(StrEnum):
 class Usage(msgspec.Struct, frozen=True):
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
+    """Of the prompt's tokens, those whose prefill an earlier request had paid for."""
 
     @property
     def total_tokens(self) -> int:
@@ -44,6 +46,21 @@ class Timings(msgspec.Struct, frozen=True):
     decode: float
     """From the first token to the last."""
     total: float
+
+
+class Logprob(msgspec.Struct, frozen=True):
+    """A token's log probability, by the model alone: before penalties and temperature."""
+
+    id: int
+    raw: bytes
+    """What the token stands for; perhaps a part of a character."""
+    logprob: float
+
+
+class TokenLogprobs(msgspec.Struct, frozen=True):
+    drawn: Logprob
+    top: tuple[Logprob, ...] = ()
+    """The likeliest, in order."""
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):
@@ -88,6 +105,8 @@ class Token(Event, frozen=True, kw_only=True, tag="token"):
 
     ids: tuple[int, ...]
     text: str
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """One for each id, where the request asked for them."""
 
 
 class Resumed(Event, frozen=True, kw_only=True, tag="resumed"):

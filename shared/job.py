@@ -5,10 +5,33 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping
+from enum import StrEnum
 
 import msgspec
 
 from shared.errors import DecodeError
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One turn of a conversation, as chat templates take it."""
+
+    role: str
+    content: str
+
+
+class GrammarKind(StrEnum):
+    JSON_OBJECT = "json_object"
+    JSON_SCHEMA = "json_schema"
+    REGEX = "regex"
+    CHOICE = "choice"
+
+
+class Grammar(msgspec.Struct, frozen=True):
+    """What the response has to be. Checked before anything is queued."""
+
+    kind: GrammarKind
+    value: str = ""
+    """A JSON Schema, a regular expression, or a JSON array of the choices."""
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +53,11 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     stop: tuple[str, ...] = ()
+    logit_bias: dict[int, float] = msgspec.field(default_factory=dict)
+    """Added to tokens' logits before anything else."""
+    logprobs: int | None = None
+    """How many of the likeliest tokens are told beside the one drawn; None: not even that one."""
+    grammar: Grammar | None = None
 
     @property
     def greedy(self) -> bool:
@@ -40,8 +68,12 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     model: str
-    prompt: str
     params: SamplingParams
+    prompt: str = ""
+    messages: tuple[Message, ...] = ()
+    """A conversation instead of a prompt, for the model's chat template."""
+    prompt_ids: tuple[int, ...] = ()
+    """Tokens instead of a prompt; they go to the model as they are."""
     raw: bool = False
     """True: the prompt goes to the model as it is, without its chat template."""
     echo: bool = False
@@ -51,11 +83,22 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0
     """0 to 9; higher ones are served first."""
     client: str = ""
+    key: str = ""
+    """Id of the API key that it came with; its owner."""
+    note: str = ""
+    """What a protocol of the API keeps with its job."""
     request_id: str = ""
     created_at: float
     """Seconds since the epoch, on the API's clock."""
     trace: dict[str, str] = msgspec.field(default_factory=dict)
     """W3C trace context of the request's span (`shared.tracing`); empty: it is not traced."""
+
+    @property
+    def prompt_text(self) -> str:
+        """The prompt as people read it; empty for one of tokens."""
+        if self.messages:
+            return "\n\n".join(f"{turn.role}: {turn.content}" for turn in self.messages)
+        return self.prompt
 
     @property
     def trace_id(self) -> str:

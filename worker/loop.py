@@ -242,12 +242,14 @@ class EngineLoop(SideThread):
     def _pass_on(self, output: Output) -> None:
         run = self._runs[output.id]
         self._opening.discard(output.id)
+        run.cached_tokens = run.cached_tokens or output.cached_tokens
         if output.ids:
             since = run.last_token_at
             run.tick()
             self._metrics.generated(run, len(output.ids), since)
         if output.ids or output.text:
-            self._publisher.publish(run, [Token(seq=0, ids=output.ids, text=output.text)])
+            token = Token(seq=0, ids=output.ids, text=output.text, logprobs=output.logprobs)
+            self._publisher.publish(run, [token])
         if output.finish_reason is not None:
             del self._runs[output.id]
             self._publisher.end(run, Outcome(output.finish_reason))

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias
 
 from shared.catalog import Catalog, ModelSpec
-from shared.errors import ModelUnavailableError, PromptTooLongError
-from shared.job import GenerationRequest
+from shared.errors import (
+    InvalidPromptError,
+    ModelUnavailableError,
+    NoChatTemplateError,
+    PromptTooLongError,
+)
+from shared.job import GenerationRequest, Message
 from shared.settings import Settings
 from worker.engine.base import Engine
 
@@ -22,6 +27,8 @@ class PromptEncoder(Protocol):
 
         Raises:
             PromptTooLongError: it has more tokens than a slot may be given.
+            NoChatTemplateError: it is a conversation, and the model knows none.
+            InvalidPromptError: its template refuses the conversation, or a token is none.
         """
         ...
 
@@ -40,27 +47,51 @@ Loader: TypeAlias = Callable[[str], LoadedModel]
 class ChatPrompts:
     """Prompts through the model's own chat template, if it has one."""
 
-    def __init__(self, tokenizer: Any, max_tokens: int) -> None:
+    def __init__(self, tokenizer: Any, max_tokens: int, vocabulary: int) -> None:
+        """`vocabulary` is how many tokens the model has embeddings for."""
         self._tokenizer = tokenizer
         self._max_tokens = max_tokens
+        self._vocabulary = vocabulary
 
     def encode(self, request: GenerationRequest) -> tuple[int, ...]:
-        if request.raw or not self._tokenizer.chat_template:
-            ids = self._tokenizer(request.prompt)["input_ids"]
-        else:
-            text = self._tokenizer.apply_chat_template(
-                [{"role": "user", "content": request.prompt}],
-                add_generation_prompt=True,
-                tokenize=False,
-            )
-            # The template has written the special tokens already.
-            ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = self._ids(request)
         if len(ids) > self._max_tokens:
             raise PromptTooLongError(
                 f"The prompt has {len(ids)} tokens; at most {self._max_tokens} are accepted."
             )
         # Some tokenizers make nothing of white space; a model needs something to begin with.
         return tuple(ids) or (self._tokenizer.eos_token_id,)
+
+    def _ids(self, request: GenerationRequest) -> Sequence[int]:
+        if request.prompt_ids:
+            if max(request.prompt_ids) >= self._vocabulary:
+                raise InvalidPromptError(f"The model's tokens are 0 to {self._vocabulary - 1}.")
+            return request.prompt_ids
+        if request.messages:
+            if not self._tokenizer.chat_template:
+                raise NoChatTemplateError
+            return self._templated(request.messages)
+        if request.raw or not self._tokenizer.chat_template:
+            return self._tokens(self._tokenizer(request.prompt))
+        return self._templated((Message("user", request.prompt),))
+
+    def _templated(self, messages: Sequence[Message]) -> Sequence[int]:
+        from jinja2 import TemplateError  # noqa: PLC0415  (transformers brings it)
+
+        try:
+            text = self._tokenizer.apply_chat_template(
+                [{"role": turn.role, "content": turn.content} for turn in messages],
+                add_generation_prompt=True,
+                tokenize=False,
+            )
+        except TemplateError as error:
+            raise InvalidPromptError(f"The model's chat template refuses it: {error}") from error
+        # The template has written the special tokens already.
+        return self._tokens(self._tokenizer(text, add_special_tokens=False))
+
+    def _tokens(self, encoding: Any) -> Sequence[int]:
+        ids: Sequence[int] = encoding["input_ids"]
+        return ids
 
 
 class PlainDecoder:
@@ -136,6 +167,7 @@ def _load(spec: ModelSpec, settings: Settings) -> LoadedModel:
         _check_architecture(spec.name, model)
         model.requires_grad_(requires_grad=False).to(device)
         context = _context(model, settings)
+        embeddings: Any = model.get_input_embeddings()
         engine = TransformersEngine(
             model,
             decoder=PlainDecoder(tokenizer),
@@ -148,7 +180,11 @@ def _load(spec: ModelSpec, settings: Settings) -> LoadedModel:
         raise
     except Exception as error:
         raise ModelUnavailableError(f"Model {spec.name!r} can't be loaded: {error}") from error
-    prompts = ChatPrompts(tokenizer, max_tokens=min(settings.max_prompt_tokens, context - 1))
+    prompts = ChatPrompts(
+        tokenizer,
+        max_tokens=min(settings.max_prompt_tokens, context - 1),
+        vocabulary=embeddings.num_embeddings,
+    )
     return LoadedModel(name=spec.name, engine=engine, prompts=prompts)
 
 

@@ -119,8 +119,16 @@ def _merge(drafts: Iterable[_Draft]) -> list[tuple[Run, Event]]:
         events = merged.setdefault(draft.run, [])
         last = events[-1][1] if events else None
         if isinstance(last, Token) and isinstance(draft.event, Token):
-            joined = Token(seq=0, ids=last.ids + draft.event.ids, text=last.text + draft.event.text)
-            events[-1] = (draft.run, joined)
+            events[-1] = (draft.run, _joined(last, draft.event))
         else:
             events.append((draft.run, draft.event))
     return [pair for events in merged.values() for pair in events]
+
+
+def _joined(first: Token, second: Token) -> Token:
+    return Token(
+        seq=0,
+        ids=first.ids + second.ids,
+        text=first.text + second.text,
+        logprobs=first.logprobs + second.logprobs,
+    )

@@ -20,7 +20,7 @@ def row_of(run: Run, end: Done | Failed | Cancelled) -> Interaction:
         request_id=request.request_id,
         client=request.client,
         model=request.model,
-        prompt=request.prompt,
+        prompt=request.prompt_text,
         response=run.text,
         parameters=msgspec.json.encode(request.params).decode(),
         status=status,

@@ -53,6 +53,7 @@ class Run:
     starts: int = 0
     """How often generation has begun, this attempt included once it has."""
     prompt_tokens: int = 0
+    cached_tokens: int = 0
     ended: Done | Failed | Cancelled | None = None
     """The terminal event, once it is in the log."""
     prompt_ids: tuple[int, ...] = ()
@@ -130,13 +131,14 @@ class Run:
         self.first_token_at = self.first_token_at or self.last_token_at
 
     def for_engine(self) -> EngineRequest:
-        echoed = len(self.request.prompt) if self.request.echo else 0
+        echoed = len(self.request.prompt_text) if self.request.echo else 0
         return EngineRequest(
             id=self.key,
             prompt_ids=self.prompt_ids,
             params=self.request.params,
             generated_ids=tuple(self.ids),
             generated_text=self.text[echoed:],
+            salt=self.request.key,
         )
 
     def opening(self) -> list[Event]:
@@ -145,7 +147,7 @@ class Run:
         if self.resumes:
             return [Resumed(seq=0, attempt=self.starts + 1)]
         started = Started(seq=0, prompt_tokens=self.prompt_tokens)
-        echo = [Token(seq=0, ids=(), text=self.request.prompt)] if self.request.echo else []
+        echo = [Token(seq=0, ids=(), text=self.request.prompt_text)] if self.request.echo else []
         return [started, *echo]
 
     def ending(self, outcome: Outcome) -> Done | Failed | Cancelled:
@@ -169,7 +171,11 @@ class Run:
 
     @property
     def _usage(self) -> Usage:
-        return Usage(prompt_tokens=self.prompt_tokens, completion_tokens=len(self.ids))
+        return Usage(
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=len(self.ids),
+            cached_tokens=self.cached_tokens,
+        )
 
     @property
     def _timings(self) -> Timings:

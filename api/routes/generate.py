@@ -21,6 +21,8 @@ router = APIRouter(tags=["generate"])
 _REFUSALS: Final[Responses] = problems(
     *ADMISSION_PROBLEMS,
     "prompt_too_long",
+    "invalid_prompt",
+    "no_chat_template",
     "job_expired",
     "generation_failed",
     "worker_lost",

@@ -57,7 +57,12 @@ def test_a_stream_is_the_whole_log_in_order(url: str, worker: ScriptedWorker) ->
     assert events[2].data == {"text": "The"}
     assert events[-1].data == {
         "finish_reason": "stop",
-        "usage": {"prompt_tokens": 14, "completion_tokens": 7, "total_tokens": 21},
+        "usage": {
+            "prompt_tokens": 14,
+            "completion_tokens": 7,
+            "cached_tokens": 0,
+            "total_tokens": 21,
+        },
         "timings": {"queue": 0.001, "prefill": 0.002, "decode": 0.003, "total": 0.006},
     }
 
@@ -90,7 +95,12 @@ def test_the_whole_response_is_described(url: str, worker: ScriptedWorker) -> No
         "model": "smollm2-135m",
         "response": "".join(WORDS),
         "finish_reason": "stop",
-        "usage": {"prompt_tokens": 14, "completion_tokens": 7, "total_tokens": 21},
+        "usage": {
+            "prompt_tokens": 14,
+            "completion_tokens": 7,
+            "cached_tokens": 0,
+            "total_tokens": 21,
+        },
         "timings": {"queue": 0.001, "prefill": 0.002, "decode": 0.003, "total": 0.006},
     }
 
@@ -161,7 +171,12 @@ def test_a_failed_stream_ends_in_error(url: str, worker: ScriptedWorker) -> None
     assert last.data == {
         "code": "generation_failed",
         "message": "It went wrong in the script.",
-        "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+        "usage": {
+            "prompt_tokens": 1,
+            "completion_tokens": 1,
+            "cached_tokens": 0,
+            "total_tokens": 2,
+        },
         "timings": {"queue": 0.001, "prefill": 0.002, "decode": 0.003, "total": 0.006},
     }
 
@@ -184,7 +199,12 @@ def test_a_cancelled_job_returns_what_it_has(url: str, worker: ScriptedWorker) -
     assert response["response"] == "Once upon"
     assert response["finish_reason"] == "cancelled"
     expected = {
-        "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3},
+        "usage": {
+            "prompt_tokens": 1,
+            "completion_tokens": 2,
+            "cached_tokens": 0,
+            "total_tokens": 3,
+        },
         "timings": {"queue": 0.001, "prefill": 0.002, "decode": 0.003, "total": 0.006},
     }
     assert {name: response[name] for name in expected} == expected

@@ -20,7 +20,7 @@ from shared.events import (
 )
 
 USAGE = Usage(prompt_tokens=3, completion_tokens=4)
-USAGE_DATA = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+USAGE_DATA = {"prompt_tokens": 3, "completion_tokens": 4, "cached_tokens": 0, "total_tokens": 7}
 TIMINGS = Timings(queue=0.1, prefill=0.2, decode=0.3, total=0.6)
 TIMINGS_DATA = {"queue": 0.1, "prefill": 0.2, "decode": 0.3, "total": 0.6}
 

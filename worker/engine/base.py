@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from shared.events import FinishReason
+from shared.events import FinishReason, TokenLogprobs
 from shared.job import SamplingParams
 
 
@@ -18,6 +18,8 @@ class EngineRequest:
     """Tokens that an earlier attempt has already published; generation goes on behind them."""
     generated_text: str = ""
     """The text published with them."""
+    salt: str = ""
+    """Requests of one salt may share what was computed of their prompts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,10 @@ class Output:
     ids: tuple[int, ...] = ()
     text: str = ""
     finish_reason: FinishReason | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """One for each id, where the request asked for them."""
+    cached_tokens: int = 0
+    """Prompt tokens that did not have to be computed; told with the first output."""
 
 
 class Engine(Protocol):
