@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import Annotated, ClassVar, Final
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
@@ -65,6 +66,11 @@ Stop = Annotated[
         }
     ),
 ]
+
+
+def _fingerprint(body: BaseModel) -> str:
+    """Of what a client has sent, also where it is no text that UTF-8 could hold."""
+    return hashlib.sha256(json.dumps(body.model_dump()).encode()).hexdigest()
 
 
 class GenerateBody(BaseModel):
@@ -131,7 +137,7 @@ class GenerateBody(BaseModel):
         """`max_tokens` is what the service allows."""
         return Draft(
             params=self.params(max_tokens),
-            fingerprint=hashlib.sha256(self.model_dump_json().encode()).hexdigest(),
+            fingerprint=_fingerprint(self),
             model=self.model,
             prompt=self.prompt,
             raw=self.raw,
