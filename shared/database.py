@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from shared.errors import StoreAwayError, StoreError
+from shared.migrations import is_current, migrate
 
 
 class Database(ABC):
@@ -17,6 +18,30 @@ class Database(ABC):
 
     def __init__(self, engine: sa.Engine) -> None:
         self.engine = engine
+        self._is_ready = False
+        self._identity: object = None
+        """Of what was made ready."""
+
+    def make_ready(self) -> None:
+        """Bring the schema up to date, where it was away at first or is elsewhere by now.
+
+        SQLite goes on writing to a file that was deleted or replaced: nobody would see it.
+
+        Raises:
+            StoreError: it can't be opened, is newer than this program, or its folder is gone. That
+                is not made again, for it may be a volume that comes back.
+        """
+        if self._is_ready and self.identity() == self._identity:
+            return
+        self.engine.dispose()
+        with translated():
+            with self.reading() as connection:
+                current = is_current(connection)
+            if not current:
+                with self.migrating() as connection:
+                    migrate(connection)
+        self._identity = self.identity()
+        self._is_ready = True
 
     @abstractmethod
     def reading(self) -> AbstractContextManager[sa.Connection]:

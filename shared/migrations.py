@@ -42,7 +42,31 @@ def m001_interactions(connection: sa.Connection) -> None:
     connection.exec_driver_sql("CREATE INDEX interactions_by_creation ON interactions (created_at)")
 
 
-MIGRATIONS: Final[Sequence[Migration]] = (m001_interactions,)
+def m003_keys(connection: sa.Connection) -> None:
+    connection.exec_driver_sql(
+        """
+        CREATE TABLE api_keys (
+            id            TEXT PRIMARY KEY,
+            name          TEXT NOT NULL,
+            digest        TEXT NOT NULL,
+            former_digest TEXT,
+            former_until  TEXT,
+            admin         INTEGER NOT NULL,
+            rate          TEXT,
+            max_in_flight INTEGER,
+            daily_tokens  BIGINT,
+            max_priority  INTEGER,
+            models        TEXT,
+            created_at    TEXT NOT NULL,
+            expires_at    TEXT,
+            rotated_at    TEXT,
+            revoked_at    TEXT
+        )
+        """
+    )
+
+
+MIGRATIONS: Final[Sequence[Migration]] = (m001_interactions, m003_keys)
 
 
 def is_current(connection: sa.Connection) -> bool:

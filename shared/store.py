@@ -9,12 +9,10 @@ import msgspec
 import sqlalchemy as sa
 
 from shared.database import Database, translated
-from shared.errors import StoreAwayError, StoreError
+from shared.databases import database_at
+from shared.errors import StoreAwayError
 from shared.logging import get_logger
-from shared.migrations import is_current, migrate
-from shared.postgres import PostgreSQL
-from shared.settings import PREFIX, Settings
-from shared.sqlite import SQLite
+from shared.settings import Settings
 
 
 class Interaction(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,9 +51,6 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._is_open = False
-        self._identity: object = None
-        """Of what was opened."""
 
     @classmethod
     def open(cls, settings: Settings, *, patient: bool = False) -> Store:
@@ -66,14 +61,14 @@ class Store:
         Raises:
             StoreError: the database can't be opened, or is newer than this program.
         """
-        store = cls(_database(settings.effective_database_url))
+        database = database_at(settings.effective_database_url)
         try:
-            store._migrate()
+            database.make_ready()
         except StoreAwayError as error:
             if not patient:
                 raise
             get_logger().error("the store is away", reason=str(error))
-        return store
+        return cls(database)
 
     def save(self, rows: Sequence[Interaction]) -> None:
         """Write rows in one transaction. A job's second row replaces its first.
@@ -83,7 +78,7 @@ class Store:
         Raises:
             StoreError: the database refused; nothing was written.
         """
-        self._reopen()
+        self._database.make_ready()
         new = {row.id: self._storable(row) for row in rows}
         upsert = self._database.upsert(_interactions, key="id", rank="attempts")
         with translated(), self._database.writing() as connection:
@@ -110,40 +105,3 @@ class Store:
             name: self._database.storable(value) if isinstance(value, str) else value
             for name, value in msgspec.structs.asdict(row).items()
         }
-
-    def _migrate(self) -> None:
-        with translated():
-            with self._database.reading() as connection:
-                current = is_current(connection)
-            if not current:
-                with self._database.migrating() as connection:
-                    migrate(connection)
-        self._identity = self._database.identity()
-        self._is_open = True
-
-    def _reopen(self) -> None:
-        """Where it was away at first, or is elsewhere by now.
-
-        SQLite goes on writing to a file that was deleted or replaced: nobody would see it.
-
-        Raises:
-            StoreError: its folder is gone. It is not made again, for it may be a volume that
-                comes back.
-        """
-        if self._is_open and self._database.identity() == self._identity:
-            return
-        self._database.engine.dispose()
-        self._migrate()
-
-
-def _database(address: str) -> Database:
-    url = sa.make_url(address)
-    if url.get_backend_name() == "sqlite":
-        return SQLite(sa.create_engine(url))
-    try:
-        return PostgreSQL(sa.create_engine(url, **PostgreSQL.engine_options()))
-    except ImportError as error:
-        raise StoreError(
-            f"{PREFIX}DATABASE_URL needs psycopg, which can't be loaded ({error}): "
-            "pip install 'minivault[postgres]'"
-        ) from error
