@@ -8,6 +8,7 @@ from typing import Annotated, Final
 from fastapi import Depends, Header
 from starlette.requests import Request
 
+from api.bounds import prompt_tokens_at_most
 from api.caller import Caller, CallerDep
 from api.context import request_id, trace
 from api.deadline import in_time
@@ -24,6 +25,7 @@ from api.feed import Feed
 from api.relay import Admission
 from api.schemas import GenerateBody
 from api.state import State
+from shared.allotment import Allotment
 from shared.errors import UnknownModelError
 from shared.job import GenerationRequest, new_job_id, now
 from shared.queue import IDEMPOTENCY_TTL, Idempotency
@@ -61,15 +63,16 @@ async def admit_all(
     if state.relay.draining:
         raise StoppingError("This process is stopping and takes no new requests.")
     for draft in drafts:
-        _check(draft, state.settings)
-    if state.limiter is not None:
-        async with in_time():
-            await state.limiter(request)
+        _check(draft, state.settings, caller)
+    async with in_time():
+        await state.limits.take(request, caller)
     return [
         Admission(
             request=_job(draft, request, state.settings, caller),
             ttl=draft.ttl or state.settings.queue_ttl,
             idempotency=_idempotency(idempotency_key, number, draft),
+            max_in_flight=caller.allowance.max_in_flight,
+            allotment=_allotment(draft, state.settings, caller),
         )
         for number, draft in enumerate(drafts)
     ]
@@ -112,7 +115,7 @@ Submitted = Annotated[Feed, Depends(_submitted)]
 def _job(draft: Draft, request: Request, settings: Settings, caller: Caller) -> GenerationRequest:
     return GenerationRequest(
         id=new_job_id(),
-        model=draft.model or settings.default_model,
+        model=draft.model or caller.models(settings.models)[0],
         prompt=draft.prompt,
         messages=draft.messages,
         prompt_ids=draft.prompt_ids,
@@ -138,12 +141,20 @@ def _idempotency(key: str | None, number: int, draft: Draft) -> Idempotency | No
     return Idempotency(f"{key} {number}" if number else key, draft.fingerprint)
 
 
-def _check(draft: Draft, settings: Settings) -> None:
-    """Hold a draft to what the settings allow."""
-    if draft.model is not None and draft.model not in settings.models:
-        raise UnknownModelError(
-            f"There is no such model here. Known: {', '.join(settings.models)}."
-        )
+def _allotment(draft: Draft, settings: Settings, caller: Caller) -> Allotment | None:
+    daily = caller.allowance.daily_tokens
+    if daily is None:
+        return None
+    prompt = prompt_tokens_at_most(draft, settings.max_prompt_tokens)
+    return Allotment(daily, reserved=prompt + draft.params.max_tokens)
+
+
+def _check(draft: Draft, settings: Settings, caller: Caller) -> None:
+    """Hold a draft to what the settings allow, and the caller's key."""
+    models = caller.models(settings.models)
+    if not models or draft.model not in (None, *models):
+        # What the key may not use is as if it were not.
+        raise UnknownModelError(f"There is no such model here. Known: {', '.join(models)}.")
     problems = []
     if draft.params.max_tokens > settings.max_tokens:
         problems.append(FieldProblem("max_tokens", f"At most {settings.max_tokens} are allowed."))
@@ -151,7 +162,7 @@ def _check(draft: Draft, settings: Settings) -> None:
         problems.append(FieldProblem("ttl", f"At most {settings.queue_ttl:g} s are allowed."))
     if problems:
         raise InvalidRequestError(problems)
-    if draft.priority > settings.max_priority:
-        raise PriorityNotAllowedError(
-            f"The highest priority allowed here is {settings.max_priority}."
-        )
+    highest = caller.allowance.max_priority
+    highest = settings.max_priority if highest is None else highest
+    if draft.priority > highest:
+        raise PriorityNotAllowedError(f"The highest priority allowed here is {highest}.")

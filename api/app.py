@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from api import openapi, problems
+from api.authentication import Authentication
 from api.body import BodyLimit
 from api.context import RequestContext
 from api.gate import Gate
@@ -30,6 +31,10 @@ Errors are [RFC 9457](https://www.rfc-editor.org/rfc/rfc9457) problem documents 
 Every answer has an `X-Request-ID`; send your own to find it in the logs.
 Before it reaches an operation, a request can be answered with 400 (`invalid_http`), 408, 421, 431
 or 503 (`too_many_connections`).
+
+Where the operator has made API keys, requests need one: `Authorization: Bearer <key>` or `X-API-Key`.
+Without, the answer is 401 (`missing_api_key`, `invalid_api_key`), 400 (`ambiguous_api_key`: more than
+one), 429 (`rate_limited`: too many of these) or 503 (`store_unavailable`: it can't be checked now).
 """
 
 
@@ -73,6 +78,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(
         BodyLimit, max_bytes=settings.max_body_bytes, seconds=settings.request_seconds
     )
+    app.add_middleware(Authentication, settings=settings)
     app.add_middleware(Gate, settings=settings)
     app.add_middleware(RequestContext, metrics=counted, tracing=tracing)  # last added, outermost
     return app

@@ -1,15 +1,16 @@
-"""Who makes a request."""
+"""Who makes a request, and what they may do."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends
 from starlette.requests import Request
 
-from api.deps import StateDep
-from api.proxies import limit_key
+from api.errors import AdminOnlyError
+from shared.keys import Allowance
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +20,33 @@ class Caller:
     key: str = ""
     """Id of the API key that the request came with."""
     admin: bool = True
-    """May see and do what is everybody's."""
+    """May see and do what is everybody's. Everybody may where no key is needed."""
+    allowance: Allowance = Allowance()
+
+    def may_see(self, owner: str) -> bool:
+        """Whether the jobs of this key, empty for none, are the caller's to see and to end."""
+        return self.admin or (bool(self.key) and owner == self.key)
+
+    def models(self, served: Sequence[str]) -> tuple[str, ...]:
+        """Of those that are served, the caller's; the first is what a request without a name
+        gets."""
+        allowed = self.allowance.models
+        return tuple(name for name in served if allowed is None or name in allowed)
 
 
-def _caller(request: Request, state: StateDep) -> Caller:
-    return Caller(client=limit_key(state.proxies.client(request)))
+def _caller(request: Request) -> Caller:
+    caller: Caller = request.state.caller  # by `api.authentication`
+    return caller
 
 
 CallerDep = Annotated[Caller, Depends(_caller)]
+
+
+def _admin(caller: CallerDep) -> Caller:
+    if not caller.admin:
+        raise AdminOnlyError
+    return caller
+
+
+AdminDep = Annotated[Caller, Depends(_admin)]
+"""Who may see and do what is everybody's."""

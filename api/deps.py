@@ -9,6 +9,7 @@ from fastapi import Depends, Header, Query
 from pydantic import WithJsonSchema
 from starlette.requests import Request
 
+from api.caller import CallerDep
 from api.errors import StoppingError
 from api.feed import Feed
 from api.negotiation import stream_type
@@ -35,6 +36,7 @@ StreamType = Annotated[str, Depends(_stream_type)]
 async def _resumed(
     job_id: str,
     state: StateDep,
+    caller: CallerDep,
     after: Annotated[
         int, Query(ge=0, le=_MAX_SEQ, description="Number of the last event you have.")
     ] = 0,
@@ -47,7 +49,7 @@ async def _resumed(
     if state.relay.draining:
         raise StoppingError("This process is stopping and opens no new streams.")
     async with state.relay.resume(
-        job_id, after if last_event_id is None else last_event_id
+        job_id, after if last_event_id is None else last_event_id, caller
     ) as feed:
         yield feed
 

@@ -68,6 +68,30 @@ class TooManyConnectionsError(MiniVaultError):
     code = "too_many_connections"
 
 
+class MissingKeyError(MiniVaultError):
+    """This service needs an API key: send it as `Authorization: Bearer <key>` or `X-API-Key`."""
+
+    code = "missing_api_key"
+
+
+class InvalidKeyError(MiniVaultError):
+    """This is no valid API key: it is unknown, incomplete, revoked or expired."""
+
+    code = "invalid_api_key"
+
+
+class AmbiguousKeyError(MiniVaultError):
+    """Send one API key, once: as `Authorization: Bearer <key>` or as `X-API-Key`."""
+
+    code = "ambiguous_api_key"
+
+
+class AdminOnlyError(MiniVaultError):
+    """This needs an administrator's API key."""
+
+    code = "admin_only"
+
+
 class NotAcceptableError(MiniVaultError):
     """This resource is served as text/event-stream or text/plain; `Accept` allows neither."""
 

@@ -6,6 +6,8 @@ import ipaddress
 from collections.abc import Collection
 from typing import Final
 
+from shared.listen import is_localhost, is_loopback
+
 ANY: Final = "*"
 
 
@@ -20,13 +22,13 @@ class Hosts:
 
     def __init__(self, allowed: Collection[str], listens_on: str) -> None:
         """`allowed` as the settings have it; where there is nothing, a loopback address counts."""
-        self._any = ANY in allowed or (not allowed and not _is_loopback(listens_on))
+        self._any = ANY in allowed or (not allowed and not is_loopback(listens_on))
         self._allowed = frozenset(allowed)
 
     def allow(self, host: str) -> bool:
         """`host` as the header has it, with or without a port."""
         name = _without_port(host).lower().removesuffix(".")
-        return self._any or name in self._allowed or _is_localhost(name) or _is_address(name)
+        return self._any or name in self._allowed or is_localhost(name) or _is_address(name)
 
 
 def _without_port(host: str) -> str:
@@ -35,17 +37,9 @@ def _without_port(host: str) -> str:
     return host.partition(":")[0]
 
 
-def _is_localhost(name: str) -> bool:
-    return name == "localhost" or name.endswith(".localhost")
-
-
 def _is_address(name: str) -> bool:
     try:
         ipaddress.ip_address(name)
     except ValueError:
         return False
     return True
-
-
-def _is_loopback(host: str) -> bool:
-    return ipaddress.ip_address(host).is_loopback if _is_address(host) else _is_localhost(host)

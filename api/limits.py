@@ -1,30 +1,36 @@
-"""The rate limit: a sliding window log a client, in Redis, shared by all API processes."""
+"""Rate limits: a sliding window log a client, in Redis, shared by all API processes.
+
+A client is an API key, wherever its requests come from, or where there are none an address.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import math
 import time
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from fastapi_limiter.depends import RateLimiter
 from pyrate_limiter import BucketFactory, Duration, Limiter, Rate, RateItem
 from pyrate_limiter.buckets.redis_bucket import LuaScript, RedisBucket
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, RedisError
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.caller import Caller
 from api.context import reply_headers
-from api.proxies import Proxies, limit_key
+from api.deadline import in_time
 from shared import names
-from shared.errors import RateLimitedError
+from shared.errors import RateLimitedError, RedisUnavailableError
 
 # The library counts up to the caller's own clock, so it overlooks what another process has just
 # put in with a clock a millisecond ahead. Nothing in the window lies in the future: count it all.
 _PUT_ITEM: Final = LuaScript.PUT_ITEM.replace("window_start, now)", "window_start, '+inf')")
 _SCRIPT_SHA: Final = hashlib.sha1(_PUT_ITEM.encode(), usedforsecurity=False).hexdigest()
 _POLICY: Final = "default"
+_FAILED_LOGINS: Final = Rate(60, Duration.MINUTE)
 
 
 class Standing(NamedTuple):
@@ -38,9 +44,9 @@ class ClientBucket(RedisBucket):
 
     is_async = True
 
-    def __init__(self, redis: Redis, rate: Rate, client: str) -> None:
+    def __init__(self, redis: Redis, rate: Rate, name: str) -> None:
         self._client = redis
-        super().__init__([rate], redis, names.rate_limit(client), _SCRIPT_SHA)
+        super().__init__([rate], redis, name, _SCRIPT_SHA)
 
     async def put(self, item: RateItem) -> bool:
         try:
@@ -56,19 +62,23 @@ class ClientBucket(RedisBucket):
 class ClientBuckets(BucketFactory):
     """Finds a client's bucket. Registers none with the library's leak task: see `standing`."""
 
-    def __init__(self, redis: Redis, rate: Rate) -> None:
+    def __init__(
+        self, redis: Redis, rate: Rate, name: Callable[[str], str] = names.rate_limit
+    ) -> None:
+        """`name` is that of a client's window."""
         self._redis = redis
+        self._name = name
         self.rate = rate
 
     def wrap_item(self, name: str, weight: int = 1) -> RateItem:
         return RateItem(name, _now(), weight=weight)
 
     def get(self, item: RateItem) -> ClientBucket:
-        return ClientBucket(self._redis, self.rate, item.name)
+        return ClientBucket(self._redis, self.rate, self._name(item.name))
 
     async def standing(self, client: str) -> Standing:
         """Where a client is; also drops what left the window and lets an idle key expire."""
-        key = names.rate_limit(client)
+        key = self._name(client)
         pipe = self._redis.pipeline(transaction=False)
         pipe.zremrangebyscore(key, 0, _now() - self.rate.interval)
         pipe.pexpire(key, self.rate.interval)
@@ -87,10 +97,9 @@ class ClientRateLimiter(RateLimiter):
     are no longer there, and the limit is one for all the routes that generate.
     """
 
-    def __init__(self, buckets: ClientBuckets, proxies: Proxies) -> None:
-        super().__init__(limiter=Limiter(buckets), identifier=self._identify)
+    def __init__(self, buckets: ClientBuckets) -> None:
+        super().__init__(limiter=Limiter(buckets), identifier=_client)
         self._buckets = buckets
-        self._proxies = proxies
 
     async def __call__(self, request: Request, _: Response | None = None) -> None:
         """Take a permit; refused requests take none.
@@ -113,17 +122,67 @@ class ClientRateLimiter(RateLimiter):
                 retry_after=max(1, standing.seconds),
             )
 
-    async def _identify(self, request: Request) -> str:
-        return limit_key(self._proxies.client(request))
+
+class RateLimits:
+    """Everybody's limit, and those of keys that have one of their own."""
+
+    def __init__(self, redis: Redis, default: str) -> None:
+        """`default` as the settings have it, like `5/minute` or `off`."""
+        self._redis = redis
+        self._default = default
+        self._limiters: dict[str, ClientRateLimiter] = {}
+
+    async def take(self, request: Request, caller: Caller) -> None:
+        """Take one of the caller's permits.
+
+        Raises:
+            RateLimitedError: none is left; says when one will be.
+        """
+        rate = caller.allowance.rate or self._default
+        if rate == "off":
+            return
+        if rate not in self._limiters:  # as many as operators have thought of
+            self._limiters[rate] = ClientRateLimiter(ClientBuckets(self._redis, _rate(rate)))
+        await self._limiters[rate](request)
 
 
-def limiter(rate_limit: str, redis: Redis, proxies: Proxies) -> ClientRateLimiter | None:
-    """`rate_limit` as the settings have it, like `5/minute` or `off`."""
-    if rate_limit == "off":
-        return None
-    count, _, unit = rate_limit.partition("/")
-    rate = Rate(int(count), Duration[unit.upper()])
-    return ClientRateLimiter(ClientBuckets(redis, rate), proxies)
+class FailedLogins:
+    """Bounds what an address can make the service do and log without a valid key.
+
+    It keeps out nobody who has one: whoever shares an address with them could lock them out.
+    """
+
+    def __init__(self, redis: Redis) -> None:
+        self._buckets = ClientBuckets(redis, _FAILED_LOGINS, names.failed_logins)
+        self._limiter = Limiter(self._buckets)
+
+    async def failed(self, address: str) -> None:
+        """Count one more.
+
+        Raises:
+            RateLimitedError: there were too many.
+        """
+        try:
+            async with in_time():
+                if await self._limiter.try_acquire_async(address, blocking=False):
+                    return
+                standing = await self._buckets.standing(address)
+        except (RedisError, RedisUnavailableError):
+            return  # uncounted, and as closed as before
+        raise RateLimitedError(
+            f"Too many requests without a valid API key; the next one in {standing.seconds} s.",
+            retry_after=max(1, standing.seconds),
+        )
+
+
+async def _client(request: Request) -> str:
+    caller: Caller = request.state.caller
+    return caller.client
+
+
+def _rate(text: str) -> Rate:
+    count, _, unit = text.partition("/")
+    return Rate(int(count), Duration[unit.upper()])
 
 
 def _now() -> int:

@@ -6,7 +6,7 @@ import math
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from types import FrameType
 from typing import Final
 
@@ -16,7 +16,8 @@ from api.app import create_app
 from api.connection import Connection
 from api.files import room_for
 from api.state import PROCESS, State
-from shared.errors import SettingsError
+from shared.errors import SettingsError, StoreAwayError
+from shared.keybook import KeyBook, require_some
 from shared.listen import listen
 from shared.logging import configure, get_logger
 from shared.redis import connect, require
@@ -59,12 +60,15 @@ def run(settings: Settings) -> None:
 
     Raises:
         RedisUnavailableError: Redis does not answer.
-        SettingsError: the ports do not go together.
+        SettingsError: the ports do not go together, or there is no key where there has to be.
+        DataDirError: the data folder, in which the keys are, can't be used.
+        StoreError: the database is newer than this program.
         StackError: an address can't be listened on.
     """
     configure(settings, PROCESS)
     with connect(settings, PROCESS) as redis:
         require(redis, settings)
+    _require_keys(settings)
     room = room_for(settings.max_connections)
     with listening(settings) as listeners:
         server = Server(settings.model_copy(update={"max_connections": room}))
@@ -78,6 +82,13 @@ def run(settings: Settings) -> None:
             signal.signal(number, stop)
         log.info("listening", url=f"http://{settings.host}:{settings.port}")
         server.run(sockets=listeners)
+
+
+def _require_keys(settings: Settings) -> None:
+    if settings.database_url is None:
+        settings.prepare_data_dir()
+    with closing(KeyBook.open(settings, patient=True)) as book, suppress(StoreAwayError):
+        require_some(settings, book)  # else keys are required, and nobody is let in
 
 
 @contextmanager

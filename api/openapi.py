@@ -46,6 +46,7 @@ ADMISSION_PROBLEMS: Final = (
     "unsupported_media_type",
     "invalid_request",
     "rate_limited",
+    "daily_tokens_exhausted",
     "too_many_in_flight",
     "queue_full",
     "redis_unavailable",

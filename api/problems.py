@@ -24,16 +24,21 @@ MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER: Final = 2
 """Seconds, where nothing better is known: about what a supervised Redis or worker needs to be
 back."""
+CHALLENGE: Final = 'Bearer realm="minivault"'
 _RETRIED: Final = {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS}
 _MAX_ERRORS: Final = 20
 _MAX_NAME: Final = 100
 
 STATUS: Final[Mapping[str, int]] = {
+    "ambiguous_api_key": 400,
     "invalid_http": 400,
     "invalid_json": 400,
     "invalid_prompt": 400,
     "no_chat_template": 400,
     "prompt_too_long": 400,
+    "invalid_api_key": 401,
+    "missing_api_key": 401,
+    "admin_only": 403,
     "priority_not_allowed": 403,
     "job_not_found": 404,
     "not_found": 404,
@@ -47,6 +52,7 @@ STATUS: Final[Mapping[str, int]] = {
     "unsupported_media_type": 415,
     "unknown_host": 421,
     "invalid_request": 422,
+    "daily_tokens_exhausted": 429,
     "rate_limited": 429,
     "too_many_in_flight": 429,
     "header_too_large": 431,
@@ -59,6 +65,7 @@ STATUS: Final[Mapping[str, int]] = {
     "queue_full": 503,
     "redis_unavailable": 503,
     "stopping": 503,
+    "store_unavailable": 503,
     "too_many_connections": 503,
 }
 """HTTP status of every code that a client can meet. A code that is not here is a bug: 500."""
@@ -115,6 +122,8 @@ def problem(
         document["errors"] = [{"field": each.field, "message": each.message} for each in errors]
     if status in _RETRIED:
         headers = {"Retry-After": str(RETRY_AFTER), **(headers or {})}
+    if status == HTTPStatus.UNAUTHORIZED:
+        headers = {"WWW-Authenticate": CHALLENGE, **(headers or {})}
     return ProblemResponse(document, headers)
 
 

@@ -11,12 +11,14 @@ from redis.asyncio import Redis
 from structlog.contextvars import bind_contextvars
 
 from api.attendance import Attendance
+from api.caller import Caller
 from api.deadline import in_time
 from api.feed import PAGE, Feed
 from api.hub import Subscriptions
 from api.metrics import ApiMetrics
 from api.pace import Pace
 from shared import log
+from shared.allotment import Allotment
 from shared.errors import (
     JobExpiredError,
     JobNotFoundError,
@@ -39,6 +41,9 @@ class Admission(NamedTuple):
     ttl: float
     """Seconds for which it may wait for a worker."""
     idempotency: Idempotency | None
+    max_in_flight: int | None = None
+    """Jobs that the client may have waiting and running; None: as many as everybody."""
+    allotment: Allotment | None = None
 
 
 class Relay:
@@ -87,7 +92,7 @@ class Relay:
             if job_id == feed.job_id:
                 yield feed
                 return
-        async with self.resume(job_id, after=0) as earlier:
+        async with self.resume(job_id, 0, _owner(admission.request)) as earlier:
             assert earlier is not None  # something follows 0
             yield earlier
 
@@ -96,15 +101,19 @@ class Relay:
 
         Raises as `submit`; refusals say when to try again.
         """
-        request, ttl, idempotency = admission
+        request, ttl, idempotency, max_in_flight, allotment = admission
+        limits = self._limits
+        if max_in_flight is not None:
+            limits = limits._replace(max_in_flight=max_in_flight)
         async with in_time():
             pace = await self._pace.seconds_per_job(request.model)
             submission = Submission(
-                limits=self._limits,
+                limits=limits,
                 ttl=ttl,
                 attended_for=None if request.background else self._attendance.lease,
                 idempotency=idempotency,
                 seconds_per_job=pace,
+                allotment=allotment,
             )
             try:
                 job_id = await self._queue.submit(request, submission)
@@ -119,19 +128,17 @@ class Relay:
         return job_id
 
     @asynccontextmanager
-    async def resume(self, job_id: str, after: int) -> AsyncIterator[Feed | None]:
+    async def resume(self, job_id: str, after: int, caller: Caller) -> AsyncIterator[Feed | None]:
         """Follow a job behind event `after`; None if it ended there.
 
         Raises:
-            JobNotFoundError: there is no such job.
+            JobNotFoundError: there is no such job, or it is not the caller's.
             JobExpiredError: there was one.
             RedisUnavailableError: nobody knows.
         """
         bind_contextvars(job_id=job_id)
         async with in_time():
-            last = await log.read_last(self._redis, job_id)
-            if last is None:
-                raise await self._why_no_log(job_id)
+            last = await self._last(job_id, caller)
             if not is_terminal(last):
                 await self._attendance.renew([job_id])
         if is_terminal(last) and last.seq <= after:
@@ -142,27 +149,26 @@ class Relay:
         async with self._follow(job_id, after=min(after, last.seq), latest=latest) as feed:
             yield feed
 
-    async def read(self, job_id: str) -> list[AnyEvent]:
+    async def read(self, job_id: str, caller: Caller) -> list[AnyEvent]:
         """Everything that has happened to a job; never empty.
 
         Raises as `resume`.
         """
         bind_contextvars(job_id=job_id)
         async with in_time():
-            events = await log.read(self._redis, job_id)
-            if not events:
-                raise await self._why_no_log(job_id)
-            return events
+            await self._last(job_id, caller)
+            return await self._read(job_id)
 
-    async def cancel(self, job_id: str) -> list[AnyEvent]:
+    async def cancel(self, job_id: str, caller: Caller) -> list[AnyEvent]:
         """Ask for a job's end; returns what has happened to it by now.
 
         Raises as `resume`.
         """
         bind_contextvars(job_id=job_id)
         async with in_time():
+            await self._last(job_id, caller)
             await self._queue.cancel(job_id)
-        return await self.read(job_id)
+            return await self._read(job_id)
 
     def stop(self, grace: float) -> None:
         """Let feeds go on for `grace` seconds, then end them."""
@@ -193,9 +199,28 @@ class Relay:
             finally:
                 self._feeds.discard(feed)
 
+    async def _last(self, job_id: str, caller: Caller) -> AnyEvent:
+        """The latest event of a job of the caller's. What is another's is as if it were not."""
+        owner, last = await log.head(self._redis, job_id)
+        if owner is None or not caller.may_see(owner):
+            raise JobNotFoundError
+        if last is None:
+            raise JobExpiredError
+        return last
+
+    async def _read(self, job_id: str) -> list[AnyEvent]:
+        events = await log.read(self._redis, job_id)
+        if not events:
+            raise await self._why_no_log(job_id)
+        return events
+
     async def _why_no_log(self, job_id: str) -> MiniVaultError:
-        expired = await log.has_expired(self._redis, job_id)
-        return JobExpiredError() if expired else JobNotFoundError()
+        owner, _ = await log.head(self._redis, job_id)
+        return JobNotFoundError() if owner is None else JobExpiredError()
 
     def _stopping(self) -> bool:
         return self._ends_at is not None and asyncio.get_running_loop().time() >= self._ends_at
+
+
+def _owner(request: GenerationRequest) -> Caller:
+    return Caller(request.client, request.key, admin=not request.key)

@@ -11,7 +11,8 @@ from redis.asyncio import Redis
 from api.attendance import Attendance
 from api.feed import Feed
 from api.hub import Subscriptions
-from api.limits import ClientRateLimiter, limiter
+from api.keyring import Keyring
+from api.limits import FailedLogins, RateLimits
 from api.line import LOOK_SECONDS, Line
 from api.metrics import ApiMetrics
 from api.pace import Pace
@@ -32,7 +33,9 @@ class State:
     metrics: ApiMetrics
     relay: Relay
     proxies: Proxies
-    limiter: ClientRateLimiter | None
+    keyring: Keyring
+    limits: RateLimits
+    logins: FailedLogins
 
 
 @asynccontextmanager
@@ -42,6 +45,7 @@ async def open_state(settings: Settings, metrics: ApiMetrics) -> AsyncIterator[S
     with connect(settings, PROCESS) as rq_redis:
         async with connect_async(settings, PROCESS) as redis, Subscriptions(redis) as subscriptions:
             proxies = Proxies(settings.trusted_proxies)
+            keyring = Keyring(settings)
             pace = Pace(redis)
             line = Line(redis, feeds, pace)
             attendance = Attendance(redis, feeds, settings.disconnect_grace)
@@ -56,6 +60,7 @@ async def open_state(settings: Settings, metrics: ApiMetrics) -> AsyncIterator[S
                 metrics=metrics,
             )
             async with (
+                keyring.opened(),
                 repeating(attendance.renew_all, every=attendance.interval),
                 repeating(line.look, every=LOOK_SECONDS),
             ):
@@ -65,5 +70,7 @@ async def open_state(settings: Settings, metrics: ApiMetrics) -> AsyncIterator[S
                     metrics=metrics,
                     relay=relay,
                     proxies=proxies,
-                    limiter=limiter(settings.rate_limit, redis, proxies),
+                    keyring=keyring,
+                    limits=RateLimits(redis, settings.rate_limit),
+                    logins=FailedLogins(redis),
                 )

@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -26,10 +27,10 @@ from cli.stopping import stop_in_order
 from cli.supervisor import Supervisor
 from shared.catalog import load_catalog
 from shared.errors import StackError
+from shared.keybook import KeyBook, require_some
 from shared.listen import listen
 from shared.redis import connect, require
 from shared.settings import Settings
-from shared.store import Store
 from worker import model_files
 
 _POLL: Final = 0.05
@@ -57,7 +58,8 @@ def up(settings: Settings, report: Report) -> None:
         if not settings.embedded_redis:
             with connect(settings, "up") as redis:
                 require(redis, settings)
-        Store.open(settings).close()  # made once, before several workers want it
+        with closing(KeyBook.open(settings)) as book:  # made once, before several processes want it
+            require_some(settings, book)
         prepare_models(settings)
         signals.defer()
         _Stack(settings, signals, lock, report).run()

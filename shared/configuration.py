@@ -75,6 +75,6 @@ def _unknown_names() -> list[str]:
 def _explain(problem: Any) -> str:
     name = PREFIX + "_".join(str(part) for part in problem["loc"][:1]).upper()
     reason = problem["msg"].removeprefix("Value error, ")
-    if name.endswith("_URL"):  # may hold a password
+    if name.endswith(("_URL", "_KEY")):  # may hold a secret
         return f"{name}: {reason}."
     return f"{name}={problem['input']!s}: {reason}."

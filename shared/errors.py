@@ -63,6 +63,12 @@ class StoreAwayError(StoreError):
     code = "store_away"
 
 
+class KeyNotFoundError(MiniVaultError):
+    """There is no such key."""
+
+    code = "key_not_found"
+
+
 class DecodeError(MiniVaultError):
     """Bytes from Redis are not a job or event of this version."""
 
@@ -139,6 +145,12 @@ class TooManyInFlightError(MiniVaultError):
     """Too many of this client's jobs have not ended."""
 
     code = "too_many_in_flight"
+
+
+class DailyTokensError(MiniVaultError):
+    """This key's tokens for today are used up."""
+
+    code = "daily_tokens_exhausted"
 
 
 class IdempotencyConflictError(MiniVaultError):

@@ -127,6 +127,22 @@ def trace_id(context: Mapping[str, str]) -> str:
     return rest.partition("-")[0]
 
 
+class _Owned(msgspec.Struct):
+    key: str = ""
+
+
+def owner(raw: bytes) -> str:
+    """The API key that an encoded job belongs to; nothing else of it is read.
+
+    Raises:
+        DecodeError: `raw` is not a job.
+    """
+    try:
+        return msgspec.json.decode(raw, type=_Owned).key
+    except msgspec.DecodeError as error:
+        raise DecodeError(f"not a generation job: {error}") from error
+
+
 def encode(request: GenerationRequest) -> bytes:
     return msgspec.json.encode(request)
 

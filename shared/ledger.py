@@ -21,6 +21,7 @@ from redis import Redis
 from rq.job import Job
 
 from shared import names, scripts
+from shared.allotment import day_of
 from shared.claim import SUSPECTED, Claim
 from shared.job import GenerationRequest
 from shared.queue import queued_models, rq_queue, workers
@@ -119,12 +120,13 @@ class Ledger:
         *,
         saved: bool,
         log_ttl: int,
+        used: int = 0,
         seconds: float | None = None,
     ) -> bool:
         """Let go of a job that has ended; False if it is ours no more.
 
-        `saved`: its row is written, so its log may expire in `log_ttl` seconds. `seconds` is
-        the time that it spent in a slot.
+        `saved`: its row is written, so its log may expire in `log_ttl` seconds. `used` are the
+        tokens of its prompt and response; `seconds` is the time that it spent in a slot.
         """
         return bool(
             self._finish(
@@ -139,6 +141,7 @@ class Ledger:
                     names.events(claim.job_id),
                     names.ended(claim.job_id),
                     names.PACE,
+                    names.tokens(request.key, day_of(request.created_at)),
                 ],
                 args=[
                     claim.job_id,
@@ -148,6 +151,8 @@ class Ledger:
                     log_ttl + ENDED_TTL,
                     claim.model,
                     "" if seconds is None else seconds,
+                    request.key,
+                    used,
                 ],
             )
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import socket
 
 from shared.errors import StackError
@@ -40,3 +41,16 @@ def listen(host: str, port: int, name: str = "") -> socket.socket:
             f"({error.strerror}). Set {host_setting} or {port_setting}."
         ) from error
     return listener
+
+
+def is_loopback(host: str) -> bool:
+    """Whether what listens there is reached from this machine alone. A name but `localhost` is
+    taken not to be: it may become another address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return is_localhost(host.lower())
+
+
+def is_localhost(name: str) -> bool:
+    return name == "localhost" or name.endswith(".localhost")

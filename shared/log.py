@@ -82,19 +82,31 @@ async def read(
     return _decode_entries(entries)  # type: ignore[arg-type]
 
 
-async def read_last(redis: AsyncRedis, job_id: str) -> AnyEvent | None:
-    """The latest event; None if there is no such log."""
-    entries = await redis.xrevrange(names.events(job_id), count=1)
-    return _decode_entries(entries)[0] if entries else None  # type: ignore[arg-type]
+class Head(NamedTuple):
+    """What is known of a job at a glance."""
+
+    owner: str | None
+    """Id of the API key that it belongs to, empty for none; None: there never was such a job."""
+    last: AnyEvent | None
+    """The latest event; None: they have expired."""
+
+
+async def head(redis: AsyncRedis, job_id: str) -> Head:
+    """In one round trip, which is the same one whether there is such a job or not."""
+    pipe = redis.pipeline(transaction=False)
+    pipe.xrange(names.events(job_id), count=1)
+    pipe.xrevrange(names.events(job_id), count=1)
+    pipe.get(names.ended(job_id))
+    first, last, ended = await pipe.execute()
+    if first and last:
+        _, fields = first[0]
+        request = fields.get(_REQUEST.encode())
+        return Head(job.owner(request) if request else "", _decode_entries(last)[0])
+    return Head(None if ended is None else ended.decode(), None)
 
 
 async def exists(redis: AsyncRedis, job_id: str) -> bool:
     return bool(await redis.exists(names.events(job_id)))
-
-
-async def has_expired(redis: AsyncRedis, job_id: str) -> bool:
-    """Whether there was such a job, now over and forgotten but for its name."""
-    return bool(await redis.exists(names.ended(job_id)))
 
 
 def _decode_entries(entries: _Entries) -> list[AnyEvent]:

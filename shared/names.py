@@ -65,7 +65,7 @@ def events(job_id: str) -> str:
 
 
 def ended(job_id: str) -> str:
-    """Left behind by a job, so that an expired one is not taken for one that never was."""
+    """The API key of a job: left behind, so that it is not taken for one that never was."""
     return f"minivault:job:{job_id}:ended"
 
 
@@ -87,6 +87,21 @@ def idempotency(client: str, key: str) -> str:
 def rate_limit(client: str) -> str:
     """Sorted set of one client's requests inside the rate limit's window."""
     return f"minivault:rate:{client}"
+
+
+def failed_logins(client: str) -> str:
+    """What `rate_limit` is, for an address's requests without a valid key."""
+    return f"minivault:failed-logins:{client}"
+
+
+def of_key(key_id: str) -> str:
+    """The client that all who have an API key are together."""
+    return f"key:{key_id}"
+
+
+def tokens(key_id: str, day: str) -> str:
+    """Hash of an API key's day: `total` tokens used and set aside, and what each job has aside."""
+    return f"minivault:tokens:{key_id}:{day}"
 
 
 def worker_info(worker_name: str) -> str:

@@ -15,7 +15,14 @@ from rq.utils import now as rq_now
 from rq.worker import BaseWorker
 
 from shared import events, job, names, scripts
-from shared.errors import IdempotencyConflictError, QueueFullError, TooManyInFlightError
+from shared.allotment import TTL as ALLOTMENT_TTL
+from shared.allotment import Allotment, day_of, seconds_to_next_day
+from shared.errors import (
+    DailyTokensError,
+    IdempotencyConflictError,
+    QueueFullError,
+    TooManyInFlightError,
+)
 from shared.events import Queued
 from shared.job import GenerationRequest
 
@@ -67,6 +74,8 @@ class Submission(NamedTuple):
     idempotency: Idempotency | None = None
     seconds_per_job: float | None = None
     """What each job in front adds to the wait."""
+    allotment: Allotment | None = None
+    """None: the key's tokens are not counted."""
 
 
 class JobQueue:
@@ -94,9 +103,10 @@ class JobQueue:
         Raises:
             QueueFullError: too many jobs wait.
             TooManyInFlightError: too many of the client's jobs have not ended.
+            DailyTokensError: the API key has too few tokens left today.
             IdempotencyConflictError: the key stands for another request.
         """
-        limits, ttl, attended_for, idempotency, seconds_per_job = submission
+        limits, ttl, attended_for, idempotency, seconds_per_job, allotment = submission
         client, model = request.client, request.model
         event = Queued(seq=1, id=request.id, model=model, position=0, request_id=request.request_id)
         verdict, what = await self._submit(
@@ -114,6 +124,7 @@ class JobQueue:
                 Job.key_for(request.id),
                 Queue.redis_queues_keys,
                 names.wake(model),
+                names.tokens(request.key, day_of(request.created_at)),
             ],
             args=[
                 request.id,
@@ -130,6 +141,8 @@ class JobQueue:
                 idempotency.fingerprint if idempotency else "",
                 IDEMPOTENCY_TTL,
                 "" if seconds_per_job is None else seconds_per_job,
+                *(("", "") if allotment is None else allotment),
+                ALLOTMENT_TTL,
                 *self._rq_fields(request),
             ],
         )
@@ -140,6 +153,13 @@ class JobQueue:
                 return str(what.decode())
             case b"conflict":
                 raise IdempotencyConflictError
+            case b"tokens":
+                error = DailyTokensError(
+                    f"{int(what)} tokens are left of this key's for today, and the request may "
+                    f"use {allotment.reserved if allotment else 0}: its prompt, and `max_tokens`."
+                )
+                error.retry_after = seconds_to_next_day(request.created_at)
+                raise error
             case b"queue_full":
                 raise QueueFullError(f"{int(what)} jobs wait already; no more are taken.")
             case _:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 from urllib.parse import quote
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from redis.connection import parse_url
 from sqlalchemy import URL, make_url
@@ -35,6 +35,17 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address the API listens on.")
     port: int = Field(8000, ge=1, le=65535, description="Port the API listens on.")
+    auth: Literal["auto", "required", "open"] = Field(
+        "auto",
+        description="Whether requests need an API key. `auto`: once there is one, and wherever "
+        "others than this machine reach the API; there it does not start without. `required`: "
+        "also while there is none. `open`: only once there is one.",
+    )
+    published_host: str | None = Field(
+        None,
+        description="Address at which the API is reached where that is not the one it listens on, "
+        "as in a container. Decides for `MINIVAULT_AUTH`.",
+    )
     data_dir: Path = Field(
         Path("data"), description="Where models, the database, Redis' file and logs live."
     )
@@ -143,6 +154,13 @@ class Settings(BaseSettings):
         description="File that holds the dashboard's password; the user is `minivault`. Needed "
         "where it listens for other machines.",
     )
+    api_key: SecretStr | None = Field(
+        None,
+        description="API key that commands such as `minivault stream` send.",
+    )
+    api_key_file: Path | None = Field(
+        None, description="File that holds it instead, which fewer can read."
+    )
     log_format: Literal["console", "json"] = Field("console", description="How logs are written.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe level that is logged."
@@ -220,6 +238,11 @@ class Settings(BaseSettings):
     @property
     def default_model(self) -> str:
         return self.models[0]
+
+    @property
+    def reached_at(self) -> str:
+        """Address that decides who can reach the API."""
+        return self.published_host or self.host
 
     @property
     def embedded_redis(self) -> bool:

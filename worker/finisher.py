@@ -132,6 +132,7 @@ class Finisher(SideThread):
             saved=saved,
             # A failed job can be put back for as long as RQ shows it.
             log_ttl=FAILURE_TTL if isinstance(end, Failed) else self._result_ttl,
+            used=end.usage.total_tokens,
             # Not of one whose row or end was all that was missing: that says nothing of the pace.
             seconds=run.seconds if isinstance(end, Done) and run.first_token_at else None,
         )

@@ -2,8 +2,9 @@
 -- noted as unsaved and its log stays until a sweep has written the row. Returns 1 (also if that
 -- was done before and only the reply was lost), or 0 if the job is somebody else's, or its log has
 -- no end: the server came back without what it had not yet written to disk.
-local claims, jobs, unsaved, in_flight, attended, cancels, strikes, log, ended, pace = unpack(KEYS)
-local job, owner, saved, log_ttl, ended_ttl, model, seconds = unpack(ARGV)
+local claims, jobs, unsaved, in_flight, attended, cancels, strikes, log, ended, pace,
+  tokens = unpack(KEYS)
+local job, owner, saved, log_ttl, ended_ttl, model, seconds, key, used = unpack(ARGV)
 
 local current = redis.call('HGET', claims, job)
 if current ~= owner then
@@ -16,11 +17,16 @@ redis.call('SREM', in_flight, job)
 redis.call('ZREM', attended, job)
 redis.call('SREM', cancels, job)
 redis.call('HDEL', strikes, job)
+local aside = redis.call('HGET', tokens, job)
+if aside then  -- once: what it had aside becomes what it has used
+  redis.call('HINCRBY', tokens, 'total', tonumber(used) - tonumber(aside))
+  redis.call('HDEL', tokens, job)
+end
 if saved == '1' then
   redis.call('ZREM', jobs, job)
   redis.call('SREM', unsaved, job)
   redis.call('EXPIRE', log, log_ttl)
-  redis.call('SET', ended, '1', 'EX', ended_ttl)
+  redis.call('SET', ended, key, 'EX', ended_ttl)
 else
   redis.call('SADD', unsaved, job)
 end

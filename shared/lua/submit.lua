@@ -1,10 +1,11 @@
 -- Accept a job or refuse it, all of it or nothing: its first event, its place in the fair order,
 -- RQ's books. Returns {verdict, what}.
 local log, jobs, order, turns, clock, deadlines, attended, in_flight, idempotency,
-  rq_list, rq_job, rq_queues, wake = unpack(KEYS)
+  rq_list, rq_job, rq_queues, wake, tokens = unpack(KEYS)
 local job, event, request, channel, now, priority, client, ttl, attended_for,
-  max_queued, max_in_flight, fingerprint, idempotency_ttl, seconds_per_job = unpack(ARGV, 1, 14)
-local FIRST_RQ_FIELD = 15
+  max_queued, max_in_flight, fingerprint, idempotency_ttl, seconds_per_job,
+  daily_tokens, reserved, tokens_ttl = unpack(ARGV, 1, 17)
+local FIRST_RQ_FIELD = 18
 
 if fingerprint ~= '' then
   local known = redis.call('HMGET', idempotency, 'job', 'fingerprint')
@@ -16,6 +17,13 @@ local waiting = redis.call('ZCARD', order)
 if waiting >= tonumber(max_queued) then return {'queue_full', tostring(waiting)} end
 local mine = redis.call('SCARD', in_flight)
 if mine >= tonumber(max_in_flight) then return {'in_flight', tostring(mine)} end
+if daily_tokens ~= '' then  -- the last refusal: from here on they are set aside
+  local left = tonumber(daily_tokens) - tonumber(redis.call('HGET', tokens, 'total') or 0)
+  if tonumber(reserved) > left then return {'tokens', tostring(math.max(0, left))} end
+  redis.call('HINCRBY', tokens, 'total', reserved)
+  redis.call('HSET', tokens, job, reserved)
+  redis.call('EXPIRE', tokens, tokens_ttl)
+end
 
 -- Start-time fair queueing (Goyal et al. 1996) with jobs of equal weight: a client's next job
 -- comes one turn behind its last, and never before what was taken last.

@@ -18,6 +18,7 @@ from redis.client import PubSub
 
 from api import relay as relay_module
 from api.attendance import Attendance
+from api.caller import Caller
 from api.feed import Feed
 from api.inbox import Inbox
 from api.metrics import ApiMetrics
@@ -102,6 +103,9 @@ class Writer:
         return self._accepted
 
 
+ANYBODY = Caller("")
+
+
 class Reader:
     """A client that follows the job and comes back with the last number it has."""
 
@@ -113,7 +117,7 @@ class Reader:
 
     async def _follow(self) -> None:
         after = self.heard[-1].seq if self.heard else 0
-        async with self._relay.resume(self._job_id, after) as feed:
+        async with self._relay.resume(self._job_id, after, ANYBODY) as feed:
             if feed is not None:
                 async for event in feed:
                     self.heard.append(event)
