@@ -32,9 +32,10 @@ Every answer has an `X-Request-ID`; send your own to find it in the logs.
 Before it reaches an operation, a request can be answered with 400 (`invalid_http`), 408, 421, 431
 or 503 (`too_many_connections`).
 
-Where the operator has made API keys, requests need one: `Authorization: Bearer <key>` or `X-API-Key`.
-Without, the answer is 401 (`missing_api_key`, `invalid_api_key`), 400 (`ambiguous_api_key`: more than
-one), 429 (`rate_limited`: too many of these) or 503 (`store_unavailable`: it can't be checked now).
+Where the operator has made API keys, requests need one: `Authorization: Bearer <key>` or
+`X-API-Key`. Without, the answer is 401 (`missing_api_key`, `invalid_api_key`), 400
+(`ambiguous_api_key`: more than one), 429 (`rate_limited`: too many of these) or 503
+(`store_unavailable`: it can't be checked now).
 """
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import Depends
 from starlette.requests import Request
 
 from api.errors import AdminOnlyError
 from shared.keys import Allowance
+
+EVERYBODYS: Final = Allowance()
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,15 +23,14 @@ class Caller:
     """Id of the API key that the request came with."""
     admin: bool = True
     """May see and do what is everybody's. Everybody may where no key is needed."""
-    allowance: Allowance = Allowance()
+    allowance: Allowance = EVERYBODYS
 
     def may_see(self, owner: str) -> bool:
         """Whether the jobs of this key, empty for none, are the caller's to see and to end."""
         return self.admin or (bool(self.key) and owner == self.key)
 
     def models(self, served: Sequence[str]) -> tuple[str, ...]:
-        """Of those that are served, the caller's; the first is what a request without a name
-        gets."""
+        """The caller's of those that are served; the first is their default."""
         allowed = self.allowance.models
         return tuple(name for name in served if allowed is None or name in allowed)
 

@@ -100,7 +100,7 @@ class Keyring:
             found = await self._in_time(look)
         except StoreError as error:
             if not self._is_away:  # an outage is told once
-                log.error("the keys are away", reason=str(error))
+                log.warning("the keys are away", reason=str(error))
             self._is_away = True
             raise StoreError("API keys can't be checked: the database does not answer.") from error
         self._is_away = False

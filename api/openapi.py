@@ -9,6 +9,7 @@ from typing import Any, Final, TypeAlias, get_args
 
 from fastapi import FastAPI
 
+from api.authentication import is_open
 from api.gate import METRICS
 from api.problems import GENERAL, MEDIA_TYPE, STATUS
 from api.schemas import GenerateBody
@@ -54,6 +55,15 @@ ADMISSION_PROBLEMS: Final = (
 )
 """Codes of whatever can keep a job from being submitted."""
 
+_KEY_PROBLEMS: Final = (
+    "ambiguous_api_key",
+    "missing_api_key",
+    "invalid_api_key",
+    "rate_limited",
+    "store_unavailable",
+)
+"""Codes of whatever can keep a request out that needs a key."""
+
 _REFERENCE: Final = "#/components/schemas/{model}"
 
 
@@ -94,9 +104,36 @@ def install(app: FastAPI, settings: Settings) -> None:
         if settings.metrics_port:
             del document["paths"][METRICS]
         _drop_framework_errors(document)
+        _tell_of_keys(document)
         return document
 
     app.openapi = finished  # type: ignore[method-assign]  # the framework's documented way
+
+
+def _tell_of_keys(document: dict[str, Any]) -> None:
+    """Keys come in two ways, and may not be needed at all."""
+    document["components"]["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, as `mv-...`."},
+        "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    }
+    for path, operations in document["paths"].items():
+        if is_open(path):
+            continue
+        for operation in operations.values():
+            operation["security"] = [{}, {"bearer": []}, {"header": []}]
+            for status, answer in problems(*_KEY_PROBLEMS).items():
+                _add(operation["responses"], str(status), answer)
+
+
+def _add(responses: dict[str, Any], status: str, answer: dict[str, Any]) -> None:
+    """Its codes, where the operation answers others with the same status."""
+    known = responses.setdefault(status, answer).get("content", {}).get(MEDIA_TYPE)
+    if known is None:
+        return
+    new = answer["content"][MEDIA_TYPE]["examples"]
+    for code in new.keys() - known["examples"].keys():
+        responses[status]["description"] += f", `{code}`"
+        known["examples"][code] = new[code]
 
 
 def _drop_framework_errors(document: dict[str, Any]) -> None:

@@ -45,12 +45,17 @@ class Client:
     RequestRefusedError if the request is wrong.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, api_key: str | None = None) -> None:
         self._url = url.rstrip("/")
         timeout = httpx.Timeout(_CONNECT_SECONDS, read=_SILENCE_SECONDS)
         try:
             # A proxy in the environment is no way to one's own machine.
-            self._http = httpx.Client(base_url=self._url, timeout=timeout, trust_env=False)
+            self._http = httpx.Client(
+                base_url=self._url,
+                headers={"Authorization": f"Bearer {api_key}"} if api_key else None,
+                timeout=timeout,
+                trust_env=False,
+            )
         except httpx.InvalidURL as error:
             raise RequestRefusedError(f"{url} is no URL: {error}") from error
 

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 import typer
 
 from cli import console
-from cli.commands import ask, inspect, jobs, models, serve
+from cli.commands import ask, inspect, jobs, keys, models, serve
 from cli.exit_codes import INTERRUPTED, exit_code
 from shared.errors import MiniVaultError
 
@@ -22,6 +22,7 @@ app.add_typer(jobs.app, name="jobs")
 app.command()(inspect.status)
 app.command()(inspect.history)
 app.add_typer(models.app, name="models")
+app.add_typer(keys.app, name="keys")
 app.command()(serve.dashboard)
 app.command()(serve.api)
 app.command()(serve.worker)

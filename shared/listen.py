@@ -44,8 +44,7 @@ def listen(host: str, port: int, name: str = "") -> socket.socket:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether what listens there is reached from this machine alone. A name but `localhost` is
-    taken not to be: it may become another address."""
+    """Whether only this machine reaches what listens there. Names may become any address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -20,6 +20,8 @@ _HEADER: Final = re.compile(
         (?:(?:bearer|basic|digest)\s+)?[^\s'"\\,;]+""",
     re.IGNORECASE | re.VERBOSE,
 )
+_API_KEY: Final = re.compile(r"(mv-[0-9a-f]{12}-)[0-9a-f]{16,}")
+"""Also one that was cut off, or is not ours: whoever sent it may have meant one that is."""
 _SHORTEST: Final = 6
 """Characters. A shorter password would be found in every other word."""
 
@@ -36,6 +38,7 @@ class Redaction:
         if self._known is not None:
             line = self._known.sub(MARK, line)
         line = _PASSWORD_IN_URL.sub(rf"\1:{MARK}@", line)
+        line = _API_KEY.sub(rf"\1{MARK}", line)
         return _HEADER.sub(rf"\1\2{MARK}", line)
 
 
@@ -46,8 +49,10 @@ def _secrets(settings: Settings) -> Iterator[str]:
             yield login.partition(":")[2]
     for name in type(settings).model_fields:
         path = getattr(settings, name)
-        if name.endswith("_password_file") and isinstance(path, Path):
+        if name.endswith(("_password_file", "_key_file")) and isinstance(path, Path):
             yield from _first_line(path)
+    if settings.api_key is not None:
+        yield settings.api_key.get_secret_value()
     for name in ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"):
         for header in os.environ.get(name, "").split(","):
             yield header.partition("=")[2].strip()

@@ -21,6 +21,7 @@ from shared.errors import DataDirError
 
 PREFIX = "MINIVAULT_"
 ENV_FILE = ".env"
+RATE = re.compile(r"[1-9]\d{0,8}/(second|minute|hour|day)")
 _SOCKET_PATH_MAX = 100  # bytes; the kernel's limit is 104 on macOS, 108 on Linux
 
 Names = Annotated[tuple[str, ...], NoDecode]
@@ -198,7 +199,7 @@ class Settings(BaseSettings):
     @field_validator("rate_limit")
     @classmethod
     def _rate(cls, value: str) -> str:
-        if value != "off" and not re.fullmatch(r"[1-9]\d{0,8}/(second|minute|hour|day)", value):
+        if value != "off" and not RATE.fullmatch(value):
             raise ValueError("write it like 5/minute, or off")
         return value
 

@@ -60,6 +60,7 @@ def ask(
 ) -> None:
     """`generate`, `stream` and `submit`: they take the same options."""
     from cli.client import Client, service_url  # noqa: PLC0415
+    from cli.credentials import api_key  # noqa: PLC0415
     from cli.printers import AnswerPrinter  # noqa: PLC0415
     from shared.configuration import load_settings  # noqa: PLC0415
 
@@ -83,7 +84,8 @@ def ask(
     }
     # What was not given is left to the service's defaults.
     body = {name: value for name, value in fields.items() if value is not None}
-    with Client(url or service_url(load_settings())) as client:
+    settings = load_settings()
+    with Client(url or service_url(settings), api_key(settings)) as client:
         match context.command.name:
             case "submit":
                 job = client.submit(body)

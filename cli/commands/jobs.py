@@ -81,9 +81,11 @@ def retry(
 @app.command()
 def cancel(ids: list[str], *, url: Url = None, as_json: AsJson = False) -> None:
     """End jobs that wait or run; what they have said so far is kept."""
+    settings = load_settings()
     from cli.client import Client, service_url  # noqa: PLC0415
+    from cli.credentials import api_key  # noqa: PLC0415
 
-    with Client(url or service_url(load_settings())) as client:
+    with Client(url or service_url(settings), api_key(settings)) as client:
         for job_id in ids:
             job = client.cancel(job_id)
             console.say_json(job) if as_json else console.say(f"{job['id']}\t{job['status']}")
@@ -92,10 +94,12 @@ def cancel(ids: list[str], *, url: Url = None, as_json: AsJson = False) -> None:
 @app.command()
 def follow(job_id: JobId, *, url: Url = None, as_json: AsJson = False) -> None:
     """Print a job's response from its beginning, and as it comes."""
+    settings = load_settings()
     from cli.client import Client, service_url  # noqa: PLC0415
+    from cli.credentials import api_key  # noqa: PLC0415
 
     with (
-        Client(url or service_url(load_settings())) as client,
+        Client(url or service_url(settings), api_key(settings)) as client,
         stream_printer(as_json=as_json) as printer,
     ):
         for event in client.events(job_id):

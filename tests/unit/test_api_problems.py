@@ -7,11 +7,11 @@ from api.problems import STATUS, problem
 from shared.errors import MiniVaultError
 
 NEVER_SENT = {
+    "key_not_found",
     "bad_settings",
     "data_dir_unusable",
     "bad_catalog",
     "stack_failed",
-    "store_unavailable",
     "store_away",
     "undecodable",
 }
