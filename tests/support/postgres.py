@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
 import psycopg
 
 from tests.support.poll import until
@@ -67,12 +68,16 @@ class Postgres:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """It takes connections and says nothing."""
-        self.process.send_signal(signal.SIGSTOP)
+        """It takes connections and says nothing, on those that it has either."""
+        server = psutil.Process(self.process.pid)
+        stopped = [server, *server.children()]
+        for process in stopped:
+            process.suspend()
         try:
             yield
         finally:
-            self.process.send_signal(signal.SIGCONT)
+            for process in stopped:
+                process.resume()
 
     def connect(self, database: str = "postgres") -> "psycopg.Connection[Any]":
         return psycopg.connect(

@@ -13,6 +13,7 @@ from rq.worker import BaseWorker
 from shared import names
 from shared.claim import Claim
 from shared.events import (
+    TERMINAL,
     AnyEvent,
     Cancelled,
     Done,
@@ -129,14 +130,19 @@ class ScriptedWorker:
             assert rq_queue(self._redis, self._model).fetch_job(claim.job_id) is not None
             request, events = EventLog(self._redis).read_job(claim.job_id)
             self.seen.append(request)
-            self._play(claim, request, len(events))
-            assert ledger.finish(claim, request, saved=True, log_ttl=LOG_TTL)
+            used = self._play(claim, request, len(events))
+            assert ledger.finish(claim, request, saved=True, log_ttl=LOG_TTL, used=used)
 
-    def _play(self, claim: Claim, request: GenerationRequest, last: int) -> None:
+    def _play(self, claim: Claim, request: GenerationRequest, last: int) -> int:
+        """Tokens that were used."""
         log = EventLog(self._redis)
+        used = 0
         for seq, event in enumerate(self._events(request), start=last + 1):
             numbered = msgspec.structs.replace(event, seq=seq)
             assert log.append_all([Append(request.id, claim.owner, numbered)]) == [True]
+            if isinstance(numbered, TERMINAL):
+                used = numbered.usage.total_tokens
+        return used
 
     def _events(self, request: GenerationRequest) -> Iterator[AnyEvent]:
         for item in self.script(request):
