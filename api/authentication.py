@@ -90,7 +90,7 @@ def _token(scope: Scope) -> keys.Token:
     if len(given) > 1:
         raise AmbiguousKeyError
     [(name, raw)] = given
-    text = raw.decode("latin-1")
+    text = raw.strip(b" \t").decode("latin-1")  # which belongs to no header's value
     if name == AUTHORIZATION:
         match = _BEARER.fullmatch(text)
         text = match[1] if match else ""

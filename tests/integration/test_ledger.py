@@ -8,10 +8,17 @@ from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
 from shared import names
+from shared.allotment import Allotment, day_of, seconds_to_next_day
 from shared.claim import Claim
-from shared.errors import IdempotencyConflictError, QueueFullError, TooManyInFlightError
+from shared.errors import (
+    DailyTokensError,
+    IdempotencyConflictError,
+    QueueFullError,
+    TooManyInFlightError,
+)
 from shared.events import Queued
 from shared.failed import put_back
+from shared.job import GenerationRequest
 from shared.ledger import report_death
 from shared.queue import Idempotency, rq_queue, workers
 from shared.settings import Settings
@@ -168,6 +175,74 @@ def test_what_was_taken_out_of_rq_by_hand_is_not_run(queue: Submitter, redis: Re
     assert [claim.job_id for claim in take_all(ledger(redis))] == [kept.id]
     for request in (out, deleted):
         assert ledger(redis).seize(request.id, MODEL) is not None
+
+
+# A key's tokens of a day
+
+
+def account(redis: Redis, request: GenerationRequest) -> dict[str, int]:
+    found = redis.hgetall(names.tokens("k", day_of(request.created_at)))
+    return {name.decode(): int(value) for name, value in found.items()}
+
+
+def owned(prompt: str) -> GenerationRequest:
+    return generation(prompt, key="k", client=names.of_key("k"))
+
+
+def test_tokens_are_set_aside_up_to_the_limit(queue: Submitter, redis: Redis) -> None:
+    first, second, third = owned("a"), owned("b"), owned("c")
+    queue.submit(first, second, allotment=Allotment(100, 40))
+    before = sorted(redis.keys("*"))
+    with pytest.raises(DailyTokensError, match="20 tokens are left") as refused:
+        queue.submit(third, allotment=Allotment(100, 40))
+    assert refused.value.retry_after == pytest.approx(seconds_to_next_day(third.created_at), abs=1)
+    assert sorted(redis.keys("*")) == before
+    assert account(redis, first) == {"total": 80, first.id: 40, second.id: 40}
+    queue.submit(third, allotment=Allotment(100, 20))
+    assert account(redis, first)["total"] == 100
+
+
+def test_a_job_that_is_known_already_sets_nothing_aside(queue: Submitter, redis: Redis) -> None:
+    name = Idempotency("name", "print")
+    for _ in range(3):
+        queue.submit(owned("a"), idempotency=name, allotment=Allotment(100, 40))
+    assert account(redis, owned("a"))["total"] == 40
+
+
+def test_what_was_set_aside_is_settled_once(queue: Submitter, redis: Redis) -> None:
+    """However often the job is ended: its reply is lost, or its row could not be written."""
+    request = owned("a")
+    queue.submit(request, allotment=Allotment(100, 40))
+    claim = taken(redis, request)
+    append(redis, claim, failure(2))
+    book = ledger(redis)
+    for saved in (False, False, True, True):
+        again = claim if not saved else book.seize(request.id, MODEL) or claim
+        assert book.finish(again, request, saved=saved, log_ttl=60, used=15)
+    assert account(redis, request) == {"total": 15}
+
+
+def test_a_stale_worker_settles_nothing(queue: Submitter, redis: Redis) -> None:
+    request = owned("a")
+    queue.submit(request, allotment=Allotment(100, 40))
+    stale = taken(redis, request)
+    successor = ledger(redis, "second").seize(request.id, MODEL, expected=stale.owner)
+    assert successor is not None
+    append(redis, successor, failure(2))
+    assert not ledger(redis).finish(stale, request, saved=True, log_ttl=60, used=99)
+    assert account(redis, request)["total"] == 40
+    assert ledger(redis, "second").finish(successor, request, saved=True, log_ttl=60, used=15)
+    assert account(redis, request) == {"total": 15}
+
+
+def test_a_day_that_is_forgotten_does_not_come_back(queue: Submitter, redis: Redis) -> None:
+    request = owned("a")
+    queue.submit(request, allotment=Allotment(100, 40))
+    redis.delete(names.tokens("k", day_of(request.created_at)))
+    claim = taken(redis, request)
+    append(redis, claim, failure(2))
+    assert ledger(redis).finish(claim, request, saved=True, log_ttl=60, used=15)
+    assert account(redis, request) == {}
 
 
 # The end

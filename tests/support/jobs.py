@@ -7,6 +7,7 @@ from typing import Any, Final
 from redis import Redis
 
 from shared import events, job, names
+from shared.allotment import Allotment
 from shared.claim import Claim
 from shared.errors import JobNotFoundError
 from shared.events import AnyEvent
@@ -57,6 +58,7 @@ class Submitter:
         max_in_flight: int = 100_000,
         idempotency: Idempotency | None = None,
         seconds_per_job: float | None = None,
+        allotment: Allotment | None = None,
     ) -> list[str]:
         """Submit in order, over one connection; returns the jobs' ids."""
 
@@ -70,6 +72,7 @@ class Submitter:
                         attended_for=attended_for,
                         idempotency=idempotency,
                         seconds_per_job=seconds_per_job,
+                        allotment=allotment,
                     ),
                 )
                 for request in requests

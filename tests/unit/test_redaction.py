@@ -28,6 +28,11 @@ def redacted(line: str, settings: Settings | None = None) -> str:
         ("{'authorization': 'Basic YTpi', 'x': 1}", "{'authorization': '[redacted]', 'x': 1}"),
         (r'"{\"x-api-key\": \"k1\"}"', r'"{\"x-api-key\": \"[redacted]\"}"'),
         ("(b'authorization', b'Bearer abc')", "(b'authorization', b'[redacted]')"),
+        (
+            f"a key mv-0123456789ab-{'0a' * 32} lies about",
+            "a key mv-0123456789ab-[redacted] lies about",
+        ),
+        (f"half of one: mv-0123456789ab-{'0a' * 20}", "half of one: mv-0123456789ab-[redacted]"),
     ],
 )
 def test_urls_and_headers_lose_their_secrets(line: str, written: str) -> None:
