@@ -35,6 +35,7 @@ STATUS: Final[Mapping[str, int]] = {
     "no_chat_template": 400,
     "prompt_too_long": 400,
     "priority_not_allowed": 403,
+    "interaction_not_found": 404,
     "job_not_found": 404,
     "not_found": 404,
     "unknown_model": 404,
@@ -59,6 +60,7 @@ STATUS: Final[Mapping[str, int]] = {
     "queue_full": 503,
     "redis_unavailable": 503,
     "stopping": 503,
+    "store_unavailable": 503,
     "too_many_connections": 503,
 }
 """HTTP status of every code that a client can meet. A code that is not here is a bug: 500."""

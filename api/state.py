@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
+from api.archive import Archive
 from api.attendance import Attendance
 from api.feed import Feed
 from api.hub import Subscriptions
@@ -33,6 +34,7 @@ class State:
     relay: Relay
     proxies: Proxies
     limiter: ClientRateLimiter | None
+    archive: Archive
 
 
 @asynccontextmanager
@@ -55,6 +57,7 @@ async def open_state(settings: Settings, metrics: ApiMetrics) -> AsyncIterator[S
                 pace=pace,
                 metrics=metrics,
             )
+            archive = Archive(settings, metrics)
             async with (
                 repeating(attendance.renew_all, every=attendance.interval),
                 repeating(line.look, every=LOOK_SECONDS),
@@ -66,4 +69,6 @@ async def open_state(settings: Settings, metrics: ApiMetrics) -> AsyncIterator[S
                     relay=relay,
                     proxies=proxies,
                     limiter=limiter(settings.rate_limit, redis, proxies),
+                    archive=archive,
                 )
+            archive.close()

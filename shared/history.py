@@ -51,9 +51,9 @@ class Page(msgspec.Struct, frozen=True):
 
 def terms_of(search: str) -> list[str]:
     """What a search is for; a quote without its fellow is a character like others."""
-    found = re.findall(r'"([^"]+)"|(\S+)', storable(search))
-    terms = (phrase.strip() or word for phrase, word in found)
-    return list(dict.fromkeys(term for term in terms if term))[:MAX_TERMS]
+    found = re.finditer(r'"([^"]*)"|(\S+)', storable(search))
+    terms = (each[1] or each[2] or "" for each in found)
+    return list(dict.fromkeys(term for term in terms if term.strip()))[:MAX_TERMS]
 
 
 def read_page(

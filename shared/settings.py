@@ -62,7 +62,7 @@ class Settings(BaseSettings):
         "of tokens, times and ends.",
     )
     history_days: float = Field(
-        0, ge=0, description="Days after which interactions are deleted; 0: never."
+        0, ge=0, le=36_500, description="Days after which interactions are deleted; 0: never."
     )
     workers: int = Field(1, ge=1, le=64, description="Worker processes that `up` starts.")
     models: Names = Field(

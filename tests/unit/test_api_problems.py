@@ -11,7 +11,6 @@ NEVER_SENT = {
     "data_dir_unusable",
     "bad_catalog",
     "stack_failed",
-    "store_unavailable",
     "store_away",
     "undecodable",
 }
