@@ -8,12 +8,11 @@ import binascii
 import msgspec
 
 from api.errors import FieldProblem, InvalidRequestError
-from shared.usage import Usage, UsageKey
+from shared.usage import Usage, UsageKey, key_of
 
 
 def encode_cursor(last: Usage) -> str:
-    key = UsageKey(last.day, last.key, last.model)
-    return base64.urlsafe_b64encode(msgspec.json.encode(key)).decode()
+    return base64.urlsafe_b64encode(msgspec.json.encode(key_of(last))).decode()
 
 
 def decode_cursor(cursor: str | None) -> UsageKey | None:

@@ -20,7 +20,7 @@ from shared.postgres import PostgreSQL
 from shared.settings import PREFIX, Settings
 from shared.settling import MAX_ROWS, forget_deleted, remove, write
 from shared.sqlite import SQLite
-from shared.usage import Usage, UsageFilter, UsageKey, read_usage
+from shared.usage import Usage, UsageFilter, UsageKey, key_of, read_usage
 
 _PAGE: Final = 200
 
@@ -104,6 +104,12 @@ class Store:
     ) -> list[Usage]:
         with self._reading() as connection:
             return read_usage(connection, wanted, after=after, limit=limit)
+
+    def all_usage(self, wanted: UsageFilter) -> Iterator[Usage]:
+        after = None
+        while page := self.usage(wanted, after=after):
+            yield from page
+            after = key_of(page[-1])
 
     def delete(self, wanted: Filter, *, ids: Sequence[str] | None = None) -> int:
         """Delete rows, some at a time and the oldest first; returns how many.

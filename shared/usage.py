@@ -45,6 +45,10 @@ class UsageKey(msgspec.Struct, frozen=True, array_like=True):
     model: str
 
 
+def key_of(row: Usage) -> UsageKey:
+    return UsageKey(row.day, row.key, row.model)
+
+
 def read_usage(
     connection: sa.Connection, wanted: UsageFilter, *, after: UsageKey | None, limit: int
 ) -> list[Usage]:

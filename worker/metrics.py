@@ -70,9 +70,7 @@ class WorkerMetrics:
             "fenced_appends", "Appends refused because the job had another owner by then."
         )
         self._store_failures = counter("store_failures", "Writes that the database refused.")
-        self._retired = counter(
-            "interactions_retired", "Rows deleted because of their age."
-        )
+        self._retired = counter("interactions_retired", "Rows deleted because of their age.")
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         """Have a value read whenever somebody asks for it."""

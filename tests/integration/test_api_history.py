@@ -234,13 +234,8 @@ def test_usage_in_pages(url: str, store: Store) -> None:
     days = [f"2026-01-{day:02}" for day in range(1, 8)]
     store.save(
         [
-            row(
-                f"{day}-{key}",
-                key=key,
-                created_at=f"2026-01-{day:02}T00:00:00+00:00",
-                cached_tokens=2,
-            )
-            for day in range(1, 8)
+            row(f"{day}-{key}", key=key, created_at=f"{day}T00:00:00+00:00", cached_tokens=2)
+            for day in days
             for key in ("k1", "ключ")
         ]
     )
@@ -252,12 +247,7 @@ def test_usage_in_pages(url: str, store: Store) -> None:
         if cursor is None:
             break
     assert seen == got(url, "/usage")["usage"]
-    assert [each["day"] for each in seen] == [
-        f"2026-01-{1 + n // 2:02}" for n in reversed(range(14))
-    ]
-    assert seen[0].keys() == {
-        *("day", "key", "model", "requests", "prompt_tokens", "cached_tokens", "completion_tokens")
-    }
+    assert [each["day"] for each in seen] == [day for day in reversed(days) for _ in range(2)]
     assert {each["cached_tokens"] for each in seen} == {2}
     assert len(got(url, "/usage", since="2026-01-03", until="2026-01-05", key="k1")["usage"]) == 2
 
