@@ -104,6 +104,12 @@ class PriorityNotAllowedError(MiniVaultError):
     code = "priority_not_allowed"
 
 
+class InteractionNotFoundError(MiniVaultError):
+    """There is no such interaction, or no longer."""
+
+    code = "interaction_not_found"
+
+
 class NoWorkerError(MiniVaultError):
     """No live worker serves the default model."""
 

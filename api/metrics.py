@@ -39,6 +39,9 @@ class ApiMetrics:
         self._repairs = counter(
             "relay_repairs", "Times that a stream got from the log what pub/sub had not brought."
         )
+        self._store_failures = counter(
+            "history_failures", "Questions to the interactions database that it did not answer."
+        )
         self.streams = gauge("streams", "Jobs that clients of this process follow.")
         self._redis_up = gauge("redis_up", "1 if Redis has answered just now.")
         self._memory = gauge("redis_memory_bytes", "What Redis uses.")
@@ -52,6 +55,9 @@ class ApiMetrics:
         self._answers.labels(method if method in METHODS else "other", str(status)).inc()
         if problem is not None:
             self._refusals.labels(problem).inc()
+
+    def store_failed(self) -> None:
+        self._store_failures.inc()
 
     def repaired(self) -> None:
         self._repairs.inc()

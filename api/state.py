@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
+from api.archive import Archive
 from api.attendance import Attendance
 from api.feed import Feed
 from api.hub import Subscriptions
@@ -36,6 +37,7 @@ class State:
     keyring: Keyring
     limits: RateLimits
     logins: FailedLogins
+    archive: Archive
 
 
 @asynccontextmanager
@@ -59,6 +61,7 @@ async def open_state(settings: Settings, metrics: ApiMetrics) -> AsyncIterator[S
                 pace=pace,
                 metrics=metrics,
             )
+            archive = Archive(settings, metrics)
             async with (
                 keyring.opened(),
                 repeating(attendance.renew_all, every=attendance.interval),
@@ -73,4 +76,6 @@ async def open_state(settings: Settings, metrics: ApiMetrics) -> AsyncIterator[S
                     keyring=keyring,
                     limits=RateLimits(redis, settings.rate_limit),
                     logins=FailedLogins(redis),
+                    archive=archive,
                 )
+            archive.close()

@@ -86,7 +86,7 @@ async def text(feed: Feed) -> AsyncIterator[bytes]:
     """
     texts = _texts(feed)
     first = await anext(texts, b"")
-    return _continued(first, texts)
+    return broken_off(first, texts)
 
 
 async def _texts(feed: Feed) -> AsyncIterator[bytes]:
@@ -99,7 +99,8 @@ async def _texts(feed: Feed) -> AsyncIterator[bytes]:
         raise failure(failed)
 
 
-async def _continued(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def broken_off(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """What a response goes on with behind its headers: a failure can only break it off."""
     yield first
     try:
         async for chunk in rest:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import json
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from shared.events import FinishReason
 
@@ -61,6 +62,56 @@ class JobView(_View):
     usage: UsageView | None
     timings: TimingsView | None
     error: FailureView | None
+
+
+class InteractionView(_View):
+    """A finished job. Times of day are ISO 8601 in UTC, durations seconds."""
+
+    id: str = Field(examples=["job-0123456789abcdef0123456789abcdef"])
+    request_id: str
+    client: str = Field(description="Address, or network, that it came from.")
+    key: str = Field(description="Id of the API key that it came with; empty: none.")
+    model: str = Field(examples=["smollm2-135m"])
+    prompt: str
+    response: str = Field(description="What the client received.")
+    parameters: Annotated[dict[str, Any], BeforeValidator(json.loads)]
+    status: Literal["done", "failed", "cancelled"]
+    finish_reason: FinishReason
+    error: str | None = Field(description="Code of what made it fail.")
+    attempts: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    queue_seconds: float
+    prefill_seconds: float
+    decode_seconds: float
+    total_seconds: float
+    created_at: str = Field(examples=["2026-11-25T09:30:00.123+00:00"])
+    finished_at: str
+
+
+class InteractionsView(BaseModel):
+    interactions: list[InteractionView]
+    next: str | None = Field(description="`cursor` of the following page; null: this is the last.")
+
+
+class DeletedView(BaseModel):
+    deleted: int = Field(description="Interactions.", examples=[1])
+
+
+class UsageDayView(_View):
+    day: str = Field(description="In UTC.", examples=["2026-11-25"])
+    key: str = Field(description="Id of the API key; empty: none.")
+    model: str = Field(examples=["smollm2-135m"])
+    requests: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+
+
+class UsagesView(BaseModel):
+    usage: list[UsageDayView]
+    next: str | None = Field(description="`cursor` of the following page; null: this is the last.")
 
 
 class ModelView(BaseModel):

@@ -42,6 +42,11 @@ def say_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
+def say_line(value: Any) -> None:
+    """A line of JSON."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+
+
 def write(text: str) -> None:
     """Generated text as it comes, without a line end of our own."""
     sys.stdout.write(printable(text) if sys.stdout.isatty() else text)

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 import typer
 
 from cli import console
-from cli.commands import ask, inspect, jobs, keys, models, serve
+from cli.commands import ask, history, inspect, jobs, keys, models, serve
 from cli.exit_codes import INTERRUPTED, exit_code
 from shared.errors import MiniVaultError
 
@@ -20,7 +20,8 @@ app.command("stream", help="Answer a prompt; print the response as it comes.")(a
 app.command("submit", help="Leave a prompt to be answered; print the job's id.")(ask.ask)
 app.add_typer(jobs.app, name="jobs")
 app.command()(inspect.status)
-app.command()(inspect.history)
+app.add_typer(history.app, name="history")
+app.command()(history.usage)
 app.add_typer(models.app, name="models")
 app.add_typer(keys.app, name="keys")
 app.command()(serve.dashboard)

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from threading import Lock
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
 from shared.errors import StoreAwayError, StoreError
 from shared.migrations import is_current, migrate
+
+TRIGRAM: Final = 3
+"""Characters that the indexes of the texts take at a time; they know of nothing shorter."""
+
+
+class Source(NamedTuple):
+    """What to select rows from."""
+
+    table: sa.FromClause
+    number: sa.ColumnElement[int]
+    """By which it is ordered without being sorted."""
+    conditions: Sequence[sa.ColumnElement[bool]] = ()
 
 
 class Database(ABC):
@@ -18,6 +31,7 @@ class Database(ABC):
 
     def __init__(self, engine: sa.Engine) -> None:
         self.engine = engine
+        self._lock = Lock()
         self._is_ready = False
         self._identity: object = None
         """Of what was made ready."""
@@ -31,48 +45,49 @@ class Database(ABC):
             StoreError: it can't be opened, is newer than this program, or its folder is gone. That
                 is not made again, for it may be a volume that comes back.
         """
-        if self._is_ready and self.identity() == self._identity:
-            return
-        self.engine.dispose()
-        with translated():
-            with self.reading() as connection:
-                current = is_current(connection)
-            if not current:
-                with self.migrating() as connection:
-                    migrate(connection)
-        self._identity = self.identity()
-        self._is_ready = True
+        with self._lock:
+            if self._is_ready and self.identity() == self._identity:
+                return
+            self.engine.dispose()
+            with translated():
+                with self.reading() as connection:
+                    current = is_current(connection)
+                if not current:
+                    with self.migrating() as connection:
+                        migrate(connection)
+            self._identity = self.identity()
+            self._is_ready = True
 
     @abstractmethod
     def reading(self) -> AbstractContextManager[sa.Connection]:
-        """A connection for a quick look: it does not wait for those who write."""
+        """A connection for a look of seconds: it does not wait for those who write."""
 
     @abstractmethod
     def writing(self) -> AbstractContextManager[sa.Connection]:
-        """A transaction that waits for others, but never long: streams wait for it."""
+        """A transaction that is alone, after a wait that is never long: streams wait for it."""
 
     @abstractmethod
     def migrating(self) -> AbstractContextManager[sa.Connection]:
         """A transaction that one process at a time is in. It may take long."""
 
     @abstractmethod
-    def storable(self, text: str) -> str:
-        """What the database can hold of a text."""
-
-    @abstractmethod
     def insert(self, table: sa.TableClause) -> Any:
         """SQLAlchemy's insertion with `ON CONFLICT`, which is the dialect's own."""
 
-    def upsert(self, table: sa.TableClause, key: str, rank: str) -> sa.Insert:
-        """An insertion that replaces the row of the same key, unless that has a higher rank."""
-        statement = self.insert(table)
-        new = statement.excluded
-        upsert: sa.Insert = statement.on_conflict_do_update(
-            index_elements=[key],
-            set_={column.name: column for column in new},
-            where=table.c[rank] <= new[rank],
-        )
-        return upsert
+    @abstractmethod
+    def sought(self, table: sa.TableClause, terms: Sequence[str]) -> Source:
+        """Where the rows are that may have all the terms in their texts.
+
+        None that has them is missing; whether one has, is for the caller to look at.
+        """
+
+    @abstractmethod
+    def contains(self, column: sa.ColumnElement[str], term: str) -> sa.ColumnElement[bool]:
+        """Whether a text has the term in it, as it is, whatever its case."""
+
+    @abstractmethod
+    def scrub(self) -> None:
+        """Have nothing left of what was deleted, as far as that is ours to do."""
 
     def identity(self) -> object:
         """Of what a reader finds under the name; None where it can't become something else."""
@@ -96,8 +111,13 @@ def _reason(error: BaseException) -> str:
     return getattr(diagnosis, "message_primary", None) or str(error)
 
 
-def without_surrogates(text: str) -> str:
-    """UTF-8 has no halves of surrogate pairs; a U+FFFD stands for each."""
+def storable(text: str) -> str:
+    """What a database can hold of a text.
+
+    UTF-8 has no halves of surrogate pairs, PostgreSQL no U+0000, and SQLite's index and tools
+    end there. U+FFFD stands for each, as in HTML and CommonMark.
+    """
+    text = text.replace("\0", "\N{REPLACEMENT CHARACTER}")
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from threading import Timer
 from typing import Final
@@ -12,7 +12,7 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import Insert, insert
 
-from shared.database import Database, without_surrogates
+from shared.database import TRIGRAM, Database, Source
 
 CONNECT_TIMEOUT: Final = 2
 """Seconds; also for a server that takes the connection and then says nothing."""
@@ -22,7 +22,8 @@ TIMEOUT: Final = 10.0
 """Seconds after which a transaction is given up, whatever the server does: it may have been
 paused, or the network may swallow everything. Enough for a full batch over a slow line."""
 _MIGRATION_LOCK: Final = 0x6D696E69
-"""Any number that nobody else uses in this database."""
+_WRITING_LOCK: Final = 0x6D696E6A
+"""Any numbers that nobody else uses in this database."""
 
 
 class PostgreSQL(Database):
@@ -51,11 +52,14 @@ class PostgreSQL(Database):
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
         with self.reading() as connection, connection.begin():
-            # Not as options of the connection: some poolers refuse those.
+            # Not as options of the connection: some poolers refuse those. Whoever stops in the
+            # middle must not keep the others out for ever.
             connection.exec_driver_sql(
                 f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}; "
-                f"SET LOCAL statement_timeout = {TIMEOUT * 1000:.0f}"
+                f"SET LOCAL statement_timeout = {TIMEOUT * 1000:.0f}; "
+                f"SET LOCAL idle_in_transaction_session_timeout = {TIMEOUT * 1000:.0f}"
             )
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_WRITING_LOCK)))
             yield connection
 
     @contextmanager
@@ -68,9 +72,19 @@ class PostgreSQL(Database):
     def insert(self, table: sa.TableClause) -> Insert:
         return insert(table)
 
-    def storable(self, text: str) -> str:
-        """PostgreSQL has no U+0000 in text; U+FFFD stands for it, as in HTML and CommonMark."""
-        return without_surrogates(text).replace("\0", "\N{REPLACEMENT CHARACTER}")
+    def sought(self, table: sa.TableClause, terms: Sequence[str]) -> Source:
+        """The planner knows whether to begin at the index or at the newest row."""
+        trigrams = sa.func.minivault_trigrams
+        indexed = trigrams(table.c.prompt, table.c.response)
+        contains = indexed.op("@>", is_comparison=True)
+        long = [term for term in terms if len(term) >= TRIGRAM]
+        return Source(table, table.c.number, [contains(trigrams(term, "")) for term in long])
+
+    def contains(self, column: sa.ColumnElement[str], term: str) -> sa.ColumnElement[bool]:
+        return column.icontains(term, autoescape=True)
+
+    def scrub(self) -> None:
+        """Autovacuum does it."""
 
 
 @contextmanager

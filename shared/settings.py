@@ -68,6 +68,14 @@ class Settings(BaseSettings):
         description="File that holds the database's password, for a URL that names a user and "
         "has none.",
     )
+    store_text: Literal["on", "off"] = Field(
+        "on",
+        description="Whether the database keeps prompts and responses; `off`: only their numbers "
+        "of tokens, times and ends.",
+    )
+    history_days: float = Field(
+        0, ge=0, le=36_500, description="Days after which interactions are deleted; 0: never."
+    )
     workers: int = Field(1, ge=1, le=64, description="Worker processes that `up` starts.")
     models: Names = Field(
         ("smollm2-135m",),

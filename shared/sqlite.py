@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -13,11 +13,18 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import Insert, insert
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
-from shared.database import Database, without_surrogates
+from shared.database import TRIGRAM, Database, Source
 
 BUSY_TIMEOUT_MS: Final = 2_000
 """How long a writer waits for another one."""
+TIMEOUT: Final = 10.0
+"""Seconds after which a reader gives up: whoever asked has."""
 _WAL_PAUSE_SECONDS: Final = 0.01
+_STEPS: Final = 100_000
+"""Of SQLite's machine between two looks at the clock: a few milliseconds."""
+_INDEX: Final = "interactions_fts"
+_MAX_TRIGRAMS: Final = 32
+"""Of a search; more would find hardly less."""
 
 
 class SQLite(Database):
@@ -31,8 +38,17 @@ class SQLite(Database):
         sa.event.listen(engine, "connect", _on_connect)
         sa.event.listen(engine, "begin", _on_begin)
 
-    def reading(self) -> sa.Connection:
-        return self.engine.connect()
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        with self.engine.connect() as connection:
+            line = connection.connection.dbapi_connection
+            assert isinstance(line, sqlite3.Connection)
+            deadline = time.monotonic() + TIMEOUT
+            line.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)
+            try:
+                yield connection
+            finally:
+                line.set_progress_handler(None, 0)
 
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
@@ -44,8 +60,31 @@ class SQLite(Database):
     def insert(self, table: sa.TableClause) -> Insert:
         return insert(table)
 
-    def storable(self, text: str) -> str:
-        return without_surrogates(text)
+    def sought(self, table: sa.TableClause, terms: Sequence[str]) -> Source:
+        """The index first: it finds rows in their order, so that a page is there at once."""
+        trigrams = sorted(
+            {term[i : i + TRIGRAM] for term in terms for i in range(len(term) - TRIGRAM + 1)}
+        )
+        if not trigrams:
+            return Source(table, table.c.number)
+        quoted = ('"' + each.replace('"', '""') + '"' for each in trigrams[:_MAX_TRIGRAMS])
+        index = sa.table(_INDEX, sa.column("rowid", sa.Integer), sa.column(_INDEX))
+        return Source(
+            index.join(table, table.c.number == index.c.rowid),
+            index.c.rowid,
+            [index.c[_INDEX].op("MATCH", is_comparison=True)(" AND ".join(quoted))],
+        )
+
+    def contains(self, column: sa.ColumnElement[str], term: str) -> sa.ColumnElement[bool]:
+        return column.contains(term, autoescape=True)  # its LIKE ignores the case of ASCII
+
+    def scrub(self) -> None:
+        """Empty the log beside the file, where it still is: at once, or not if anybody reads."""
+        connection = sqlite3.connect(self.engine.url.database or ":memory:", timeout=0)
+        try:
+            connection.execute("PRAGMA wal_checkpoint = TRUNCATE")
+        finally:
+            connection.close()
 
     def identity(self) -> tuple[int, int] | None:
         """Device and inode; None if it is in no file, or the file is gone."""
@@ -65,6 +104,7 @@ def _on_connect(connection: DBAPIConnection, _: Any) -> None:
     connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
     _use_wal(connection)
     connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten
 
 
 def _on_begin(connection: sa.Connection) -> None:

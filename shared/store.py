@@ -1,56 +1,34 @@
-"""Every interaction, one row a job. Workers write it; the command line reads it."""
+"""Every interaction, one row a job. Workers write it; the API and the command line read it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Final
 
-import msgspec
 import sqlalchemy as sa
 
 from shared.database import Database, translated
 from shared.databases import database_at
 from shared.errors import StoreAwayError
+from shared.history import Filter, Page, conditions, read_one, read_page
+from shared.interaction import Interaction, without_text
 from shared.logging import get_logger
 from shared.settings import Settings
+from shared.settling import MAX_ROWS, forget_deleted, remove, write
+from shared.usage import Usage, UsageFilter, UsageKey, key_of, read_usage
 
-
-class Interaction(msgspec.Struct, frozen=True, kw_only=True):
-    """A finished job. Times of day are ISO 8601 in UTC, durations seconds."""
-
-    id: str
-    request_id: str
-    client: str
-    model: str
-    prompt: str
-    response: str
-    """What the client received."""
-    parameters: str
-    """The sampling parameters as JSON."""
-    status: str
-    finish_reason: str
-    error: str | None
-    attempts: int
-    prompt_tokens: int
-    completion_tokens: int
-    queue_seconds: float
-    prefill_seconds: float
-    decode_seconds: float
-    total_seconds: float
-    created_at: str
-    finished_at: str
-
-
-_interactions: Final = sa.table(
-    "interactions", *(sa.column(name) for name in Interaction.__struct_fields__)
-)
+_PAGE: Final = 200
 
 
 class Store:
-    """The `interactions` table."""
+    """The interactions database. Any number of threads may use it."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, with_text: bool = True) -> None:
+        """Without texts, rows are written that have none."""
         self._database = database
+        self._with_text = with_text
 
     @classmethod
     def open(cls, settings: Settings, *, patient: bool = False) -> Store:
@@ -68,40 +46,104 @@ class Store:
             if not patient:
                 raise
             get_logger().error("the store is away", reason=str(error))
-        return cls(database)
+        return cls(database, with_text=settings.store_text == "on")
 
     def save(self, rows: Sequence[Interaction]) -> None:
         """Write rows in one transaction. A job's second row replaces its first.
 
-        Not one of a later attempt: a worker that was thought dead may wake right here.
+        Not one of a later attempt: a worker that was thought dead may wake right here. Nor does
+        it bring back what was deleted.
 
         Raises:
             StoreError: the database refused; nothing was written.
         """
-        self._database.make_ready()
-        new = {row.id: self._storable(row) for row in rows}
-        upsert = self._database.upsert(_interactions, key="id", rank="attempts")
-        with translated(), self._database.writing() as connection:
-            # In one order everywhere: two that write the same rows never wait for each other.
-            connection.execute(upsert, [new[job_id] for job_id in sorted(new)])
+        new = {row.id: row if self._with_text else without_text(row) for row in rows}
+        ordered = [new[job_id] for job_id in sorted(new)]
+        with self._writing() as connection:
+            for begin in range(0, len(ordered), MAX_ROWS):
+                write(connection, self._database, ordered[begin : begin + MAX_ROWS])
 
-    def recent(self, limit: int, search: str | None = None) -> list[Interaction]:
-        """The newest rows first; `search` keeps those whose prompt or response contains it."""
-        query = sa.select(_interactions).order_by(_interactions.c.created_at.desc()).limit(limit)
-        if search:
-            sought = self._database.storable(search)
-            query = query.where(
-                _interactions.c.prompt.icontains(sought, autoescape=True)
-                | _interactions.c.response.icontains(sought, autoescape=True)
-            )
-        with translated(), self._database.engine.connect() as connection:
-            return [Interaction(**row) for row in connection.execute(query).mappings()]
+    def page(self, wanted: Filter, *, before: int | None = None, limit: int = 20) -> Page:
+        """The newest rows with a smaller number than `before`.
+
+        A page ends early where its texts become long; what follows it, its `next` says.
+        """
+        with self._reading() as connection:
+            return read_page(connection, self._database, wanted, before=before, limit=limit)
+
+    def rows(self, wanted: Filter, *, limit: int | None = None) -> Iterator[Interaction]:
+        """All of them, the newest first, page by page: nobody waits for whoever reads slowly."""
+        before, left = None, limit
+        while left is None or left > 0:
+            page = self.page(wanted, before=before, limit=min(_PAGE, left or _PAGE))
+            yield from page.rows
+            if page.next is None:
+                return
+            before = page.next
+            left = None if left is None else left - len(page.rows)
+
+    def recent(self, limit: int) -> list[Interaction]:
+        return list(self.rows(Filter(), limit=limit))
+
+    def find(self, job_id: str, *, key: str | None = None) -> Interaction | None:
+        """A job's row, if it is the key's."""
+        with self._reading() as connection:
+            return read_one(connection, job_id, key)
+
+    def usage(
+        self, wanted: UsageFilter, *, after: UsageKey | None = None, limit: int = 1000
+    ) -> list[Usage]:
+        with self._reading() as connection:
+            return read_usage(connection, wanted, after=after, limit=limit)
+
+    def all_usage(self, wanted: UsageFilter) -> Iterator[Usage]:
+        after = None
+        while page := self.usage(wanted, after=after):
+            yield from page
+            after = key_of(page[-1])
+
+    def delete(self, wanted: Filter, *, ids: Sequence[str] | None = None) -> int:
+        """Delete rows, some at a time and the oldest first; returns how many.
+
+        What is written meanwhile may stay. A search is not looked at.
+
+        Raises:
+            StoreError: the database refused; those deleted by then stay so.
+        """
+        total = 0
+        while found := self.delete_some(wanted, ids=ids):
+            total += found
+            if found < MAX_ROWS:
+                break
+        self.scrub()
+        return total
+
+    def delete_some(self, wanted: Filter, *, ids: Sequence[str] | None = None) -> int:
+        """As `delete`, but no more than writers would want to wait for, and without `scrub`."""
+        with self._writing() as connection:
+            return remove(connection, self._database, conditions(wanted, ids))
+
+    def forget_deleted(self, before: datetime) -> None:
+        """Of what was deleted before then, keep not even the ids."""
+        with self._writing() as connection:
+            forget_deleted(connection, before)
+
+    def scrub(self) -> None:
+        """Overwrite what was deleted, where that is ours to do."""
+        with translated():
+            self._database.scrub()
 
     def close(self) -> None:
         self._database.engine.dispose()
 
-    def _storable(self, row: Interaction) -> dict[str, Any]:
-        return {
-            name: self._database.storable(value) if isinstance(value, str) else value
-            for name, value in msgspec.structs.asdict(row).items()
-        }
+    @contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        self._database.make_ready()
+        with translated(), self._database.reading() as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        self._database.make_ready()
+        with translated(), self._database.writing() as connection:
+            yield connection

@@ -70,10 +70,14 @@ class WorkerMetrics:
             "fenced_appends", "Appends refused because the job had another owner by then."
         )
         self._store_failures = counter("store_failures", "Writes that the database refused.")
+        self._retired = counter("interactions_retired", "Rows deleted because of their age.")
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         """Have a value read whenever somebody asks for it."""
         Gauge(f"minivault_{name}", text, registry=self.registry).set_function(read)
+
+    def retired(self, rows: int) -> None:
+        self._retired.inc(rows)
 
     def taken(self, run: Run) -> None:
         """A slot has become free for it."""

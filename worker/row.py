@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from shared.events import Cancelled, Done, Failed, FinishReason
-from shared.store import Interaction
+from shared.interaction import Interaction
 from worker.run import Run
 
 
@@ -19,6 +19,7 @@ def row_of(run: Run, end: Done | Failed | Cancelled) -> Interaction:
         id=run.id,
         request_id=request.request_id,
         client=request.client,
+        key=request.key,
         model=request.model,
         prompt=request.prompt_text,
         response=run.text,
@@ -28,6 +29,7 @@ def row_of(run: Run, end: Done | Failed | Cancelled) -> Interaction:
         error=end.code if isinstance(end, Failed) else None,
         attempts=max(1, run.starts),
         prompt_tokens=usage.prompt_tokens,
+        cached_tokens=usage.cached_tokens,
         completion_tokens=usage.completion_tokens,
         queue_seconds=timings.queue,
         prefill_seconds=timings.prefill,

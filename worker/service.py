@@ -26,6 +26,7 @@ from worker.metrics import WorkerMetrics
 from worker.models import Loader
 from worker.publisher import Publisher
 from worker.rescue import Rescue
+from worker.retention import Retention
 from worker.run import Outcome, Run, outcome_of
 from worker.sweep import Sweep
 from worker.traces import RunTraces
@@ -99,6 +100,9 @@ class WorkerService:
             slots=settings.slots,
             on_crash=self._on_crash,
         )
+        self._retention = Retention(
+            settings, redis, store, metrics=metrics, on_crash=self._on_crash
+        )
         self._expose()
         self._sweep = Sweep(
             redis,
@@ -161,6 +165,7 @@ class WorkerService:
         self._heartbeat.beat()
         self._heartbeat.start()
         self._sweep.start()
+        self._retention.start()
         get_logger().info("worker ready", worker=self._worker.name)
 
     def _start(self, claim: Claim) -> None:
@@ -196,6 +201,7 @@ class WorkerService:
         while len(self._attempts) and not self._crashed and time.monotonic() < deadline:
             time.sleep(_POLL)
         self._sweep.stop()
+        self._retention.stop()
         unfinished = self._loop.stop()
         self._publisher.close()
         self._finisher.close()

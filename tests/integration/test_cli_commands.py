@@ -1,5 +1,6 @@
 """Commands that look into the data folder and into Redis."""
 
+import io
 import json
 import os
 import socket
@@ -14,10 +15,11 @@ from cli import state
 from cli.state import ProcessState, StackState
 from shared import names
 from shared.configuration import load_settings
+from shared.interaction import Interaction
 from shared.ledger import Ledger
 from shared.queue import WorkerInfo
 from shared.settings import Settings
-from shared.store import Interaction, Store
+from shared.store import Store
 from tests.support.api import free_port
 from tests.support.commands import minivault
 from tests.support.jobs import Submitter, generation
@@ -49,6 +51,7 @@ def row(number: int, prompt: str, response: str) -> Interaction:
         "id": f"job-{number}",
         "request_id": "",
         "client": "",
+        "key": "",
         "model": "m",
         "prompt": prompt,
         "response": response,
@@ -91,6 +94,52 @@ def test_history_as_json_is_whole_rows(run, rows, capsys) -> None:
 def test_history_can_be_searched(run, rows, capsys) -> None:
     assert run("history", "--json", "--search", "100 %") == 0
     assert [row["id"] for row in json.loads(capsys.readouterr().out)] == ["job-1"]
+
+
+def test_history_by_key_model_and_time(run, rows, capsys) -> None:
+    settings = load_settings()
+    store = Store.open(settings)
+    store.save([msgspec.structs.replace(rows[0], id="job-3", key="k1", model="other")])
+    store.close()
+
+    def found(*options: str) -> list[str]:
+        assert run("history", "--json", *options) == 0
+        return [row["id"] for row in json.loads(capsys.readouterr().out)]
+
+    assert found("--key", "k1") == found("--model", "other") == ["job-3"]
+    assert found("--since", "2026-01-01T00:00:02", "--model", "m") == ["job-2"]
+    assert found("--until", "2026-01-01T00:00:02") == ["job-1"]
+    assert found("--since", "1h") == found("--status", "failed") == []
+
+
+def test_history_is_exported_as_lines(run, rows, capsys) -> None:
+    assert run("history", "--jsonl") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line) for line in lines] == [msgspec.to_builtins(row) for row in rows]
+    assert run("history", "--jsonl", "--limit", "1") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_interactions_are_deleted_and_their_usage_is_not(run, rows, capsys, monkeypatch) -> None:
+    assert run("history", "delete") == 2
+    assert run("history", "delete", "job-1") == 0
+    assert run("history", "delete", "job-1") == 1
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    assert run("history", "delete", "--until", "2027-01-01") == 1
+    assert run("history", "delete", "--until", "2027-01-01", "--yes") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "Deleted 1"
+    assert run("history", "--json") == 0
+    assert capsys.readouterr().out == "[]\n"
+    assert run("usage") == 0
+    assert capsys.readouterr().out == "2026-01-01\t\tm\t2\t0\t0\t0\n"
+    assert run("usage", "--json", "--since", "2026-01-02") == 0
+    assert capsys.readouterr().out == "[]\n"
+
+
+def test_a_moment_that_is_none_is_told(run, data_dir, capsys) -> None:
+    for wrong in ("yesterday", "99999999d", "7y", "2026-02-30", ""):
+        assert run("history", "--since", wrong) == 2
+        assert "is no moment" in capsys.readouterr().err
 
 
 def test_history_of_an_empty_folder_is_empty(run, data_dir, capsys) -> None:
