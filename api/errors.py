@@ -26,6 +26,8 @@ class FieldProblem(msgspec.Struct, frozen=True):
 
     field: str
     message: str
+    kind: str = ""
+    """pydantic's name for it, or one of `api.openai.fields`."""
 
 
 class InvalidRequestError(MiniVaultError):
@@ -114,6 +116,12 @@ class NoWorkerError(MiniVaultError):
     """No live worker serves the default model."""
 
     code = "no_worker"
+
+
+class JobCancelledError(MiniVaultError):
+    """The job was cancelled before its response was complete."""
+
+    code = "cancelled"
 
 
 class StoppingError(MiniVaultError):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 from structlog.contextvars import bind_contextvars
 
 from api.attendance import Attendance
@@ -24,6 +25,7 @@ from shared.errors import (
     JobNotFoundError,
     MiniVaultError,
     QueueFullError,
+    RedisUnavailableError,
     TooManyInFlightError,
 )
 from shared.events import AnyEvent, is_terminal
@@ -44,6 +46,8 @@ class Admission(NamedTuple):
     max_in_flight: int | None = None
     """Jobs that the client may have waiting and running; None: as many as everybody."""
     allotment: Allotment | None = None
+    followed_by: int = 0
+    """Jobs of the same request that come behind it: without room for them there is none for it."""
 
 
 class Relay:
@@ -101,14 +105,14 @@ class Relay:
 
         Raises as `submit`; refusals say when to try again.
         """
-        request, ttl, idempotency, max_in_flight, allotment = admission
+        request, ttl, idempotency, max_in_flight, allotment, followed_by = admission
         limits = self._limits
         if max_in_flight is not None:
             limits = limits._replace(max_in_flight=max_in_flight)
         async with in_time():
             pace = await self._pace.seconds_per_job(request.model)
             submission = Submission(
-                limits=limits,
+                limits=Limits(*(limit - followed_by for limit in limits)),
                 ttl=ttl,
                 attended_for=None if request.background else self._attendance.lease,
                 idempotency=idempotency,
@@ -169,6 +173,16 @@ class Relay:
             await self._last(job_id, caller)
             await self._queue.cancel(job_id)
             return await self._read(job_id)
+
+    async def withdraw(self, admissions: Iterable[Admission]) -> None:
+        """End jobs that were submitted just now, as if they had never been.
+
+        Where Redis is away they end as all jobs do that nobody follows.
+        """
+        with suppress(RedisError, RedisUnavailableError):
+            async with in_time():
+                for admission in admissions:
+                    await self._queue.withdraw(admission.request, admission.idempotency)
 
     def stop(self, grace: float) -> None:
         """Let feeds go on for `grace` seconds, then end them."""

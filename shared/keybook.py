@@ -8,7 +8,7 @@ import msgspec
 import sqlalchemy as sa
 
 from shared import keys
-from shared.database import Database, translated
+from shared.database import Database, storable, translated
 from shared.databases import database_at
 from shared.errors import KeyNotFoundError, SettingsError, StoreAwayError
 from shared.keys import Allowance, Key, Token
@@ -72,7 +72,7 @@ class KeyBook:
         token = keys.new_token()
         key = Key(
             id=token.id,
-            name=self._database.storable(name),
+            name=storable(name),
             digest=keys.digest(token.secret),
             admin=admin,
             allowance=allowance or Allowance(),
