@@ -26,6 +26,8 @@ class FieldProblem(msgspec.Struct, frozen=True):
 
     field: str
     message: str
+    kind: str = ""
+    """pydantic's name for it, or one of `api.openai.fields`."""
 
 
 class InvalidRequestError(MiniVaultError):

@@ -1,4 +1,7 @@
-"""Every error leaves as an RFC 9457 problem document with a stable `code`."""
+"""Every error leaves as an RFC 9457 problem document with a stable `code`.
+
+Under `/v1` it leaves as OpenAI's clients expect it.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Receive, Scope, Send
 
 from api.errors import FieldProblem, InvalidRequestError
+from api.openai.errors import openai_error, openai_status, speaks_openai
 from shared.errors import MiniVaultError, RedisUnavailableError
 from shared.logging import get_logger
 
@@ -87,13 +91,33 @@ log = get_logger()
 class ProblemResponse(JSONResponse):
     media_type = MEDIA_TYPE
 
-    def __init__(self, document: dict[str, Any], headers: Mapping[str, str] | None) -> None:
+    def __init__(
+        self,
+        document: dict[str, Any],
+        headers: Mapping[str, str] | None,
+        errors: Sequence[FieldProblem],
+    ) -> None:
         super().__init__(document, status_code=document["status"], headers=headers)
-        self.code = document["code"]
+        self.code: str = document["code"]
+        self._detail: str = document["detail"]
+        self._given = headers
+        self._errors = errors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["state"]["problem"] = self.code  # for whoever counts
-        await super().__call__(scope, receive, send)
+        if speaks_openai(scope["path"]):
+            await self.at(scope["path"])(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+    def at(self, path: str) -> JSONResponse:
+        """The same, in the shape that errors have at this path."""
+        if not speaks_openai(path):
+            return self
+        document = openai_error(
+            self.code, self._detail, self.status_code, path=path, problems=self._errors
+        )
+        return JSONResponse(document, openai_status(self.status_code), self._given)
 
 
 def problem(
@@ -115,7 +139,7 @@ def problem(
         document["errors"] = [{"field": each.field, "message": each.message} for each in errors]
     if status in _RETRIED:
         headers = {"Retry-After": str(RETRY_AFTER), **(headers or {})}
-    return ProblemResponse(document, headers)
+    return ProblemResponse(document, headers, errors)
 
 
 def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
@@ -184,4 +208,4 @@ def _field_problem(error: Mapping[str, Any]) -> FieldProblem:
     # A name the client invented may be huge or hold lone surrogates.
     name = name.encode("utf-8", "backslashreplace").decode()[:_MAX_NAME]
     message = _PLAIN_WORDS.get(error["type"], error["msg"].removeprefix("Value error, "))
-    return FieldProblem(field=name, message=message)
+    return FieldProblem(field=name, message=message, kind=error["type"])

@@ -44,6 +44,7 @@ class Reception(HttpToolsProtocol):
     and keeps a head of any size in memory. Its limit on connections counts requests.
     """
 
+    url = b""
     _running: RequestResponseCycle | None = None
     _expecting: asyncio.TimerHandle | None = None
     _is_surplus = False
@@ -220,11 +221,12 @@ class Reception(HttpToolsProtocol):
             self.transport.write_eof()
             self._expect(_LINGER_SECONDS)
 
-    def _raw(self, answer: ProblemResponse) -> bytes:
+    def _raw(self, problem: ProblemResponse) -> bytes:
         request_id = secrets.token_hex(8)
         client = self.client[0] if self.client else None
-        log.warning("refused", code=answer.code, client=client, request_id=request_id)
-        self._shared.metrics.answered("other", answer.status_code, answer.code)
+        answer = problem.at(self.url.partition(b"?")[0].decode("latin-1"))
+        log.warning("refused", code=problem.code, client=client, request_id=request_id)
+        self._shared.metrics.answered("other", answer.status_code, problem.code)
         headers = [
             *self.server_state.default_headers,
             *answer.raw_headers,

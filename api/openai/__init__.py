@@ -1,0 +1,1 @@
+"""OpenAI's protocols over the same jobs as everything else."""
