@@ -37,6 +37,7 @@ STATUS: Final[Mapping[str, int]] = {
     "invalid_json": 400,
     "invalid_prompt": 400,
     "no_chat_template": 400,
+    "previous_response_not_found": 400,  # as OpenAI has it
     "prompt_too_long": 400,
     "priority_not_allowed": 403,
     "job_not_found": 404,
@@ -46,6 +47,7 @@ STATUS: Final[Mapping[str, int]] = {
     "not_acceptable": 406,
     "request_timeout": 408,
     "idempotency_conflict": 409,
+    "job_not_over": 409,
     "job_expired": 410,
     "body_too_large": 413,
     "unsupported_media_type": 415,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from redis.asyncio import Redis
 from structlog.contextvars import bind_contextvars
@@ -20,6 +20,7 @@ from shared import log
 from shared.errors import (
     JobExpiredError,
     JobNotFoundError,
+    JobNotOverError,
     MiniVaultError,
     QueueFullError,
     TooManyInFlightError,
@@ -28,6 +29,9 @@ from shared.events import AnyEvent, is_terminal
 from shared.job import GenerationRequest
 from shared.logging import get_logger
 from shared.queue import Idempotency, JobQueue, Limits, Submission
+
+_END_SECONDS: Final = 2.5
+"""How long a job that was cancelled is waited for."""
 
 logger = get_logger()
 
@@ -163,6 +167,22 @@ class Relay:
         async with in_time():
             await self._queue.cancel(job_id)
         return await self.read(job_id)
+
+    async def erase(self, job_id: str) -> None:
+        """Forget a job and what it said; cancel it first if it has not ended.
+
+        Raises:
+            JobNotOverError: that takes longer than a client should wait.
+        """
+        bind_contextvars(job_id=job_id)
+        async with in_time():
+            await self._queue.cancel(job_id)
+        try:
+            async with asyncio.timeout(_END_SECONDS):
+                while not await self._queue.erase(job_id):  # noqa: ASYNC110 (happens elsewhere)
+                    await asyncio.sleep(_END_SECONDS / 50)
+        except TimeoutError:
+            raise JobNotOverError from None
 
     def stop(self, grace: float) -> None:
         """Let feeds go on for `grace` seconds, then end them."""

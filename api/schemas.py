@@ -68,7 +68,7 @@ Stop = Annotated[
 ]
 
 
-def _fingerprint(body: BaseModel) -> str:
+def fingerprint(body: BaseModel) -> str:
     """Of what a client has sent, also where it is no text that UTF-8 could hold."""
     return hashlib.sha256(json.dumps(body.model_dump()).encode()).hexdigest()
 
@@ -137,7 +137,7 @@ class GenerateBody(BaseModel):
         """`max_tokens` is what the service allows."""
         return Draft(
             params=self.params(max_tokens),
-            fingerprint=_fingerprint(self),
+            fingerprint=fingerprint(self),
             model=self.model,
             prompt=self.prompt,
             raw=self.raw,

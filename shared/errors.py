@@ -141,6 +141,13 @@ class TooManyInFlightError(MiniVaultError):
     code = "too_many_in_flight"
 
 
+class JobNotOverError(MiniVaultError):
+    """The job is about to end and can be deleted then; ask again."""
+
+    code = "job_not_over"
+    retry_after = 1
+
+
 class IdempotencyConflictError(MiniVaultError):
     """This Idempotency-Key stands for another request."""
 

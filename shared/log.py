@@ -82,6 +82,16 @@ async def read(
     return _decode_entries(entries)  # type: ignore[arg-type]
 
 
+async def read_request(redis: AsyncRedis, job_id: str) -> GenerationRequest | None:
+    """The job that a log is of; None if there is no such log.
+
+    Raises:
+        DecodeError: the log is of another version.
+    """
+    entries: _Entries = await redis.xrange(names.events(job_id), count=1)  # type: ignore[assignment]
+    return job.decode(entries[0][1].get(_REQUEST.encode(), b"")) if entries else None
+
+
 async def read_last(redis: AsyncRedis, job_id: str) -> AnyEvent | None:
     """The latest event; None if there is no such log."""
     entries = await redis.xrevrange(names.events(job_id), count=1)

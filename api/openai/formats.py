@@ -56,6 +56,8 @@ class ResponseFormat(BaseModel):
 def schema_grammar(schema: dict[str, Any]) -> Grammar:
     """Raises PydanticCustomError: it can't be written as JSON. For validators."""
     try:
-        return Grammar(GrammarKind.JSON_SCHEMA, json.dumps(schema, allow_nan=False))
+        text = json.dumps(schema, ensure_ascii=False, allow_nan=False)
+        text.encode()  # lone surrogates are a ValueError too
     except (RecursionError, ValueError):
         raise PydanticCustomError("schema", "The schema is not JSON, or nested too deep.") from None
+    return Grammar(GrammarKind.JSON_SCHEMA, text)

@@ -79,8 +79,9 @@ class ResponseBody(BaseModel):
         None, description="Log probabilities are all that can be had in addition."
     )
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = Field(
-        None, description="How many of the likeliest tokens are told at each place; asks for the "
-        "log probabilities by itself."
+        None,
+        description="How many of the likeliest tokens are told at each place; asks for the "
+        "log probabilities by itself.",
     )
     stream_options: StreamOptions | None = None
     metadata: dict[_Key, _Label] | None = Field(
@@ -104,9 +105,9 @@ class ResponseBody(BaseModel):
     prompt_cache_retention: Annotated[
         None, refused("Prefixes are kept in memory.", "in_memory")
     ] = None
-    prompt_cache_options: Annotated[
-        None, refused("Prefixes are found and kept by themselves.")
-    ] = None
+    prompt_cache_options: Annotated[None, refused("Prefixes are found and kept by themselves.")] = (
+        None
+    )
     service_tier: Annotated[
         None, refused("There is one tier; `priority` is a field here.", "auto", "default")
     ] = None
@@ -115,9 +116,7 @@ class ResponseBody(BaseModel):
         None, refused("Background responses are made as soon as possible.")
     ] = None
     context_management: Annotated[None, refused("Conversations are not compacted.", [])] = None
-    conversation: Annotated[
-        None, refused("Conversations go on by previous_response_id.")
-    ] = None
+    conversation: Annotated[None, refused("Conversations go on by previous_response_id.")] = None
     image: Annotated[None, refused("Only text is supported.")] = None
     max_tool_calls: Annotated[None, refused(_NO_TOOLS)] = None
     moderation: Annotated[None, refused("Nothing is moderated here.")] = None

@@ -69,6 +69,11 @@ class ResponseFold:
         return self._end is not None
 
     @property
+    def failure(self) -> Failed | None:
+        """What it has ended in, if that is a failure."""
+        return self._end if isinstance(self._end, Failed) else None
+
+    @property
     def text(self) -> str:
         return "".join(self._texts)
 
@@ -96,7 +101,7 @@ class ResponseFold:
             status=self._status,
             background=request.background,
             completed_at=int(request.created_at + end.timings.total) if completed and end else None,
-            error=_error(end) if isinstance(end, Failed) else None,
+            error=_error(self.failure) if self.failure else None,
             incomplete_details=IncompleteDetailsView() if self._status == "incomplete" else None,
             instructions=request.messages[0].content if note.instructed else None,
             max_output_tokens=note.max_output_tokens,

@@ -11,7 +11,7 @@ from api.openai.formats import Description, Name, Strict, schema_grammar
 from shared.job import Grammar, GrammarKind
 
 
-class TextFormat(BaseModel):
+class PlainText(BaseModel):
     model_config: ClassVar[ConfigDict] = STRICT
 
     type: Literal["text"]
@@ -20,7 +20,7 @@ class TextFormat(BaseModel):
         return None
 
 
-class JsonObjectFormat(BaseModel):
+class TextJsonObject(BaseModel):
     model_config: ClassVar[ConfigDict] = STRICT
 
     type: Literal["json_object"]
@@ -29,7 +29,7 @@ class JsonObjectFormat(BaseModel):
         return Grammar(GrammarKind.JSON_OBJECT)
 
 
-class JsonSchemaFormat(BaseModel):
+class TextJsonSchema(BaseModel):
     model_config: ClassVar[ConfigDict] = STRICT
 
     type: Literal["json_schema"]
@@ -48,16 +48,16 @@ class JsonSchemaFormat(BaseModel):
         return schema_grammar(self.schema_)
 
 
-Format = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Discriminator("type")]
+Format = Annotated[PlainText | TextJsonObject | TextJsonSchema, Discriminator("type")]
 
 
 class TextConfig(BaseModel):
     model_config: ClassVar[ConfigDict] = STRICT
 
-    format: Format = Field(default_factory=lambda: TextFormat(type="text"))
-    verbosity: Annotated[
-        None, refused("The models here are as verbose as they are.", "medium")
-    ] = None
+    format: Format = Field(default_factory=lambda: PlainText(type="text"))
+    verbosity: Annotated[None, refused("The models here are as verbose as they are.", "medium")] = (
+        None
+    )
 
     def echo(self) -> dict[str, Any]:
         """As the response object repeats it."""
