@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from api.draft import Draft
 from api.errors import FieldProblem, InvalidRequestError
+from api.openai.content import checked
 from api.openai.fields import STRICT, refused
 from api.openai.responses import note
 from api.openai.responses.inputs import Input
@@ -50,7 +51,7 @@ class ResponseBody(BaseModel):
     model: str | None = Field(
         None, description="A name from `GET /v1/models`. Absent: the default model."
     )
-    instructions: str | None = Field(
+    instructions: Annotated[str, AfterValidator(checked)] | None = Field(
         None, description="A system message in front of everything, of this response alone."
     )
     previous_response_id: str | None = Field(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, field_validator
 
+from api.openai.content import checked
 from api.openai.fields import STRICT, refused
-from api.openai.formats import Description, Name, Strict, schema_grammar
+from api.openai.formats import Name, Strict, schema_grammar
 from shared.job import Grammar, GrammarKind
 
 
@@ -35,7 +36,9 @@ class TextJsonSchema(BaseModel):
     type: Literal["json_schema"]
     name: Name
     schema_: dict[str, Any] = Field(alias="schema", description="The JSON Schema.")
-    description: Description = None
+    description: Annotated[str, AfterValidator(checked)] | None = Field(
+        None, description="Ignored, and repeated: the model is not shown it."
+    )
     strict: Strict = None
 
     @field_validator("schema_")
