@@ -94,6 +94,12 @@ class NoWorkerError(MiniVaultError):
     code = "no_worker"
 
 
+class JobCancelledError(MiniVaultError):
+    """The job was cancelled before its response was complete."""
+
+    code = "cancelled"
+
+
 class StoppingError(MiniVaultError):
     """This process is stopping; the job goes on and can be followed under its id."""
 

@@ -7,9 +7,15 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final, TypeAlias, get_args
 
+import msgspec
 from fastapi import FastAPI
 
 from api.gate import METRICS
+from api.openai.answers import ChatCompletion, Completion
+from api.openai.chat_body import ChatBody
+from api.openai.completion_body import CompletionBody
+from api.openai.errors import openai_error, openai_status
+from api.openai.views import OpenAIErrors
 from api.problems import GENERAL, MEDIA_TYPE, STATUS
 from api.schemas import GenerateBody
 from api.views import Problem
@@ -61,16 +67,37 @@ Responses: TypeAlias = dict[int | str, dict[str, Any]]
 
 def problems(*codes: str) -> Responses:
     """`responses` of an operation that can answer these codes."""
-    by_status: defaultdict[int, list[str]] = defaultdict(list)
+    by_status: defaultdict[int, dict[str, Any]] = defaultdict(dict)
     for code in codes:
-        by_status[STATUS[code]].append(code)
+        by_status[STATUS[code]][code] = _example(code)
+    return _by_status(by_status, MEDIA_TYPE, Problem.__name__)
+
+
+def openai_errors(path: str, *codes: str) -> Responses:
+    """As `problems`, for an operation under `/v1`; the codes are ours."""
+    by_status: defaultdict[int, dict[str, Any]] = defaultdict(dict)
+    for code in codes:
+        example = openai_error(code, _meaning(code), STATUS[code], path=path)
+        by_status[openai_status(STATUS[code])][example["error"]["code"]] = example
+    return _by_status(by_status, "application/json", OpenAIErrors.__name__)
+
+
+def reference(model: str) -> dict[str, str]:
+    """To a schema of the finished document."""
+    return {"$ref": _REFERENCE.format(model=model)}
+
+
+def _by_status(
+    by_status: Mapping[int, Mapping[str, Any]], media_type: str, model: str
+) -> Responses:
+    """The inner mappings are of codes to examples."""
     return {
         status: {
             "description": f"{HTTPStatus(status).phrase}: " + ", ".join(f"`{c}`" for c in found),
             "content": {
-                MEDIA_TYPE: {
-                    "schema": {"$ref": _REFERENCE.format(model=Problem.__name__)},
-                    "examples": {code: {"value": _example(code)} for code in found},
+                media_type: {
+                    "schema": reference(model),
+                    "examples": {code: {"value": example} for code, example in found.items()},
                 }
             },
         }
@@ -85,17 +112,31 @@ def install(app: FastAPI, settings: Settings) -> None:
     def finished() -> dict[str, Any]:
         document = generated()
         schemas = document["components"]["schemas"]
-        problem = Problem.model_json_schema(ref_template=_REFERENCE)
-        schemas |= problem.pop("$defs") | {Problem.__name__: problem}
-        body = schemas[GenerateBody.__name__]["properties"]
-        body["max_tokens"]["anyOf"][0]["maximum"] = settings.max_tokens
-        body["ttl"]["anyOf"][0]["maximum"] = settings.queue_ttl
+        for model in (Problem, OpenAIErrors):
+            schema = model.model_json_schema(ref_template=_REFERENCE)
+            schemas |= schema.pop("$defs") | {model.__name__: schema}
+        _, answers = msgspec.json.schema_components(
+            (ChatCompletion, Completion), ref_template=_REFERENCE.replace("{model}", "{name}")
+        )
+        schemas |= answers
+        for model in (GenerateBody, ChatBody, CompletionBody):
+            _bound(schemas[model.__name__]["properties"], settings)
         if settings.metrics_port:
             del document["paths"][METRICS]
         _drop_framework_errors(document)
         return document
 
     app.openapi = finished  # type: ignore[method-assign]  # the framework's documented way
+
+
+def _bound(properties: dict[str, Any], settings: Settings) -> None:
+    bounds = {
+        "max_tokens": settings.max_tokens,
+        "max_completion_tokens": settings.max_tokens,
+        "ttl": settings.queue_ttl,
+    }
+    for name in bounds.keys() & properties.keys():
+        properties[name]["anyOf"][0]["maximum"] = bounds[name]
 
 
 def _drop_framework_errors(document: dict[str, Any]) -> None:
@@ -122,6 +163,10 @@ def _example(code: str) -> dict[str, Any]:
         "type": "about:blank",
         "title": status.phrase,
         "status": status,
-        "detail": GENERAL.get(code) or _meanings(MiniVaultError)[code],
+        "detail": _meaning(code),
         "code": code,
     }
+
+
+def _meaning(code: str) -> str:
+    return GENERAL.get(code) or _meanings(MiniVaultError)[code]

@@ -48,6 +48,7 @@ STATUS: Final[Mapping[str, int]] = {
     "request_timeout": 408,
     "idempotency_conflict": 409,
     "job_not_over": 409,
+    "cancelled": 410,  # a status that no client takes for a reason to ask again
     "job_expired": 410,
     "body_too_large": 413,
     "unsupported_media_type": 415,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
 from typing import Final, NamedTuple
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 from structlog.contextvars import bind_contextvars
 
 from api.attendance import Attendance
@@ -23,6 +24,7 @@ from shared.errors import (
     JobNotOverError,
     MiniVaultError,
     QueueFullError,
+    RedisUnavailableError,
     TooManyInFlightError,
 )
 from shared.events import AnyEvent, is_terminal
@@ -43,6 +45,8 @@ class Admission(NamedTuple):
     ttl: float
     """Seconds for which it may wait for a worker."""
     idempotency: Idempotency | None
+    followed_by: int = 0
+    """Jobs of the same request that come behind it: without room for them there is none for it."""
 
 
 class Relay:
@@ -100,11 +104,11 @@ class Relay:
 
         Raises as `submit`; refusals say when to try again.
         """
-        request, ttl, idempotency = admission
+        request, ttl, idempotency, followed_by = admission
         async with in_time():
             pace = await self._pace.seconds_per_job(request.model)
             submission = Submission(
-                limits=self._limits,
+                limits=Limits(*(limit - followed_by for limit in self._limits)),
                 ttl=ttl,
                 attended_for=None if request.background else self._attendance.lease,
                 idempotency=idempotency,
@@ -183,6 +187,16 @@ class Relay:
                     await asyncio.sleep(_END_SECONDS / 50)
         except TimeoutError:
             raise JobNotOverError from None
+
+    async def withdraw(self, admissions: Iterable[Admission]) -> None:
+        """End jobs that were submitted just now, as if they had never been.
+
+        Where Redis is away they end as all jobs do that nobody follows.
+        """
+        with suppress(RedisError, RedisUnavailableError):
+            async with in_time():
+                for request, _, idempotency, _ in admissions:
+                    await self._queue.withdraw(request, idempotency)
 
     def stop(self, grace: float) -> None:
         """Let feeds go on for `grace` seconds, then end them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from typing import Annotated, ClassVar, Final
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
@@ -45,6 +46,7 @@ _NO_NUL: Final[JsonDict] = {"pattern": r"^[^\u0000]*$"}
 _WHOLE: Final = BeforeValidator(_whole)
 """64.0 is an integer to JSON Schema; "64" and true are not."""
 
+Whole = Annotated[int, _WHOLE]
 MaxTokens = Annotated[int, Field(ge=1), _WHOLE]
 TopK = Annotated[int, Field(ge=0, le=MAX_TOP_K), _WHOLE]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED), _WHOLE]
@@ -68,9 +70,9 @@ Stop = Annotated[
 ]
 
 
-def fingerprint(body: BaseModel) -> str:
+def fingerprint(body: BaseModel, *, exclude: Collection[str] = ()) -> str:
     """Of what a client has sent, also where it is no text that UTF-8 could hold."""
-    return hashlib.sha256(json.dumps(body.model_dump()).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(body.model_dump(exclude=set(exclude))).encode()).hexdigest()
 
 
 class GenerateBody(BaseModel):

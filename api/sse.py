@@ -21,6 +21,19 @@ _LINE_BREAKS: Final = str.maketrans({char: f"\\u{ord(char):04x}" for char in "\x
 """JSON may hold these as they are, but clients that split lines as Unicode has them break there."""
 
 
+_RAW_LINE_BREAKS: Final = [
+    (chr(char).encode(), escaped.encode()) for char, escaped in _LINE_BREAKS.items()
+]
+
+
+def one_line(encoded: bytes) -> bytes:
+    """JSON without what some clients would take for the end of a line."""
+    if not encoded.isascii():
+        for char, escaped in _RAW_LINE_BREAKS:
+            encoded = encoded.replace(char, escaped)
+    return encoded
+
+
 def frame(event: AnyEvent) -> ServerSentEvent:
     """What is not in the log is numbered 0 and gets no `id:`; a client can't resume behind it."""
     return json_frame(data_of(event), event=event.name, id=str(event.seq) if event.seq else None)

@@ -45,10 +45,13 @@ class StreamResponse(EventSourceResponse):
         settings: Settings,
         *,
         media_type: str = EVENT_STREAM,
+        separator: str | None = None,
     ) -> None:
+        """`separator` of the lines that sse-starlette writes; None: its own."""
         super().__init__(
             content,
             media_type=media_type,
+            sep=separator,
             ping=settings.ping_seconds if media_type == EVENT_STREAM else 0,
             shutdown_event=anyio.Event(),
             shutdown_grace_period=max(0.0, settings.shutdown_grace - _FORCED_SECONDS),

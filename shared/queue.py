@@ -165,6 +165,12 @@ class JobQueue:
             )
         )
 
+    async def withdraw(self, request: GenerationRequest, idempotency: Idempotency | None) -> None:
+        """As `cancel`; and the job's Idempotency-Key stands for nothing again."""
+        if idempotency is not None:
+            await self._redis.delete(names.idempotency(request.client, idempotency.key))
+        await self.cancel(request.id)
+
     async def position(self, job_id: str, model: str) -> int | None:
         """How many jobs wait in front of one; None if it does not wait."""
         rank: int | None = await self._redis.zrank(names.order(model), job_id)  # type: ignore[assignment]

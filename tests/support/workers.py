@@ -58,7 +58,7 @@ class CodePointPrompts:
             os._exit(1)
         if request.prompt.startswith(traps.CONFUSING_TO_TOKENIZE):
             raise LookupError(request.prompt)
-        return CodePoints().encode(request.prompt_text)
+        return request.prompt_ids or CodePoints().encode(request.prompt_text)
 
 
 @dataclass(frozen=True)
