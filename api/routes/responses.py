@@ -8,22 +8,24 @@ from contextlib import suppress
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from fastapi import APIRouter, Depends, Query, Request
-from sse_starlette.event import ServerSentEvent
 
 from api.admission import IdempotencyKey, admit_all, json_only
 from api.caller import CallerDep
+from api.context import reply_headers
 from api.deps import StateDep
 from api.disconnect import while_connected
-from api.errors import FieldProblem, InvalidRequestError, StoppingError, failure
+from api.errors import StoppingError, failure
 from api.feed import Feed
+from api.openai.body import invalid
+from api.openai.exchange import JOBS_HEADER
 from api.openai.responses.body import ResponseBody
 from api.openai.responses.fold import ResponseFold
 from api.openai.responses.ids import response_id as name_of
 from api.openai.responses.inputs import items
 from api.openai.responses.records import Record, conversation, find, record_of
-from api.openai.responses.stream import ALL, frames
+from api.openai.responses.stream import ALL, SEPARATOR, frames
 from api.openai.responses.views import DeletedView, InputItemsView, ResponseView
-from api.openapi import ADMISSION_PROBLEMS, Responses, problems
+from api.openapi import ADMISSION_PROBLEMS, Responses, openai_errors
 from api.streams import EVENT_STREAM, StreamResponse
 
 router = APIRouter(prefix="/v1/responses", tags=["responses"])
@@ -35,11 +37,30 @@ _MAX_NUMBER: Final = 2**53 - 1
 _KNOWN: Final = ("job_not_found", "redis_unavailable", "invalid_request")
 
 _ANSWER: Final[dict[str, Any]] = {
-    "description": "The response; or with `stream` its events, each with its `sequence_number`.",
-    "content": {EVENT_STREAM: {"schema": {"type": "string"}}},
+    "description": "The response; or with `stream` its events, until it has ended.",
+    "content": {
+        EVENT_STREAM: {
+            "itemSchema": {
+                "type": "object",
+                "required": ["event", "data"],
+                "properties": {
+                    "event": {"type": "string", "description": "The `type` of the data."},
+                    "data": {"type": "string", "contentMediaType": "application/json"},
+                },
+            },
+            "example": "event: response.output_text.delta\n"
+            'data: {"type":"response.output_text.delta","item_id":'
+            '"msg_0123456789abcdef0123456789abcdef","output_index":0,"content_index":0,'
+            '"delta":"The","logprobs":[],"sequence_number":5}\n\n',
+        }
+    },
+}
+_JOB: Final[dict[str, Any]] = {
+    "headers": {JOBS_HEADER: {"description": "The response's job.", "schema": {"type": "string"}}}
 }
 _RETRIEVED: Final[Responses] = {200: _ANSWER}
-_CREATED: Final[Responses] = _RETRIEVED | problems(
+_CREATED: Final[Responses] = {200: _ANSWER | _JOB} | openai_errors(
+    "/v1/responses",
     *ADMISSION_PROBLEMS,
     "prompt_too_long",
     "invalid_prompt",
@@ -59,10 +80,6 @@ def _nothing_more(
         list[Literal["message.output_text.logprobs"]] | None,
         Query(alias="include[]", description="They are there if they were asked for at first."),
     ] = None,
-    __: Annotated[
-        Literal["false"] | None,
-        Query(alias="include_obfuscation", description="Events are not padded."),
-    ] = None,
 ) -> None:
     """What OpenAI's API can add to an answer, so that it is refused and not ignored."""
 
@@ -74,7 +91,7 @@ class _Submitted(NamedTuple):
     record: Record
     feed: Feed | None
     """None: nobody waits for it."""
-    streams: bool
+    body: ResponseBody
 
 
 async def _submitted(
@@ -91,11 +108,11 @@ async def _submitted(
     [admission] = await admit_all([draft], request, state, caller, idempotency_key)
     if body.background and not body.stream:
         job_id = await state.relay.enqueue(admission)
-        yield _Submitted(await record_of(state, job_id), None, streams=False)
+        yield _Submitted(await record_of(state, job_id), None, body)
         return
     async with state.relay.submit(admission) as feed:
         record = await record_of(state, feed.job_id)
-        yield _Submitted(record, feed, bool(body.stream))  # until the response is sent
+        yield _Submitted(record, feed, body)  # until the response is sent
 
 
 @router.post("", summary="Create a response", responses=_CREATED, response_model=ResponseView)
@@ -107,11 +124,13 @@ async def create(
     A dropped connection ends nothing at once: the stream goes on at `GET /v1/responses/{id}`. If
     nobody follows it for a while, the response is cancelled, unless it is made in the background.
     """
-    record, feed, streams = submitted
+    record, feed, body = submitted
+    reply_headers(request)[JOBS_HEADER] = record.request.id
     if feed is None:
         return await _now(state, record)
-    if streams:
-        return StreamResponse(frames(feed, record.fold()), state.settings)
+    if body.stream:
+        events = frames(feed, record.fold(), padded=body.padded)
+        return StreamResponse(events, state.settings, separator=SEPARATOR)
     told = await while_connected(request, _whole(record, feed))
     if told.failure is not None:
         raise failure(told.failure)
@@ -133,10 +152,11 @@ async def _frames(
         int | None,
         Query(ge=0, le=_MAX_NUMBER, description="Number of the last event you have."),
     ] = None,
-) -> AsyncIterator[AsyncIterator[ServerSentEvent] | None]:
+    include_obfuscation: Annotated[bool, Query(description="Pad deltas.")] = False,  # noqa: FBT002
+) -> AsyncIterator[AsyncIterator[bytes] | None]:
     if not stream:
         if starting_after is not None:
-            raise _unusable("starting_after", "Only a stream has events to start after.")
+            raise invalid(["starting_after"], "Only a stream has events to start after.")
         yield None
         return
     if state.relay.draining:
@@ -144,36 +164,36 @@ async def _frames(
     after = ALL if starting_after is None else starting_after
     async with state.relay.resume(record.request.id, after=0) as feed:
         assert feed is not None  # something follows 0
-        yield frames(feed, record.fold(), after)
+        yield frames(feed, record.fold(), after, padded=include_obfuscation)
 
 
 @router.get(
     "/{response_id}",
     summary="State of a response, or its events from any of them on",
-    responses=_RETRIEVED | problems(*_KNOWN, "stopping"),
+    responses=_RETRIEVED | openai_errors("", *_KNOWN, "stopping"),
     response_model=ResponseView,
     dependencies=_NOTHING_MORE,
 )
 async def retrieve(
     record: _Found,
-    events: Annotated[AsyncIterator[ServerSentEvent] | None, Depends(_frames)],
+    events: Annotated[AsyncIterator[bytes] | None, Depends(_frames)],
     state: StateDep,
 ) -> Any:
     """Numbers stay the same whoever tells them, and after a crash of whatever process."""
     if events is not None:
-        return StreamResponse(events, state.settings)
+        return StreamResponse(events, state.settings, separator=SEPARATOR)
     return await _now(state, record)
 
 
 @router.post(
     "/{response_id}/cancel",  # noqa: FAST003
     summary="Cancel a background response",
-    responses=problems(*_KNOWN),
+    responses=openai_errors("", *_KNOWN),
 )
 async def cancel(record: _Found, state: StateDep) -> ResponseView:
     """As often as you like; one that has ended stays as it is."""
     if not record.request.background:
-        raise _unusable("response_id", "Only background responses can be cancelled.")
+        raise invalid(["response_id"], "Only background responses can be cancelled.")
     await state.relay.cancel(record.request.id)
     told = record.fold()
     with suppress(TimeoutError, StoppingError):
@@ -190,7 +210,7 @@ async def cancel(record: _Found, state: StateDep) -> ResponseView:
 @router.delete(
     "/{response_id}",  # noqa: FAST003
     summary="Delete a response",
-    responses=problems(*_KNOWN, "job_not_over"),
+    responses=openai_errors("", *_KNOWN, "job_not_over"),
 )
 async def delete(record: _Found, state: StateDep) -> DeletedView:
     """One that has not ended is cancelled first. Its row among the interactions stays."""
@@ -201,7 +221,7 @@ async def delete(record: _Found, state: StateDep) -> DeletedView:
 @router.get(
     "/{response_id}/input_items",  # noqa: FAST003
     summary="What a response was made of",
-    responses=problems(*_KNOWN),
+    responses=openai_errors("", *_KNOWN),
     dependencies=_NOTHING_MORE,
 )
 async def input_items(
@@ -216,7 +236,7 @@ async def input_items(
         found.reverse()
     ids = [item.id for item in found]
     if after is not None and after not in ids:
-        raise _unusable("after", "The input has no item of this id.")
+        raise invalid(["after"], "The input has no item of this id.")
     start = 0 if after is None else ids.index(after) + 1
     page = found[start : start + limit]
     return InputItemsView(
@@ -242,7 +262,3 @@ async def _whole(record: Record, feed: Feed) -> ResponseFold:
             f"This process is stopping. The response is made all the same: see {where}."
         ) from error
     return told
-
-
-def _unusable(field: str, message: str) -> InvalidRequestError:
-    return InvalidRequestError([FieldProblem(field, message, "value_error")])

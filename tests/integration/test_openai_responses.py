@@ -9,7 +9,6 @@ import msgspec
 import pytest
 from openai import (
     APIStatusError,
-    AsyncOpenAI,
     BadRequestError,
     ConflictError,
     NotFoundError,
@@ -37,6 +36,7 @@ from shared.job import Grammar, GrammarKind, Message
 from shared.settings import Settings
 from tests.support.api import running_api
 from tests.support.jobs import MODEL, ended
+from tests.support.openai_sdk import async_sdk, sdk
 from tests.support.poll import until
 from tests.support.scripted_worker import TIMINGS, Author, failing, scripted_worker, words
 from tests.support.workers import crew, fake_worker
@@ -53,7 +53,7 @@ def url(settings: Settings, redis: Redis) -> Iterator[str]:
 
 @pytest.fixture
 def client(url: str) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+    with sdk(url) as client:
         yield client
 
 
@@ -124,7 +124,7 @@ def test_streamed(client: OpenAI) -> None:
 
 @pytest.mark.usefixtures("working")
 async def test_the_asynchronous_client(url: str) -> None:
-    async with AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+    async with async_sdk(url) as client:
         stream = await client.responses.create(**ASK, stream=True)
         deltas = [
             event.delta async for event in stream if event.type == "response.output_text.delta"
@@ -522,7 +522,7 @@ def test_a_foreground_stream_that_nobody_follows_is_cancelled_and_none_in_the_ba
 ) -> None:
     with (
         running_api(settings, disconnect_grace=0.2) as url,
-        OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+        sdk(url) as client,
     ):
         ids = []
         for background in (False, True):
@@ -580,7 +580,7 @@ def test_what_can_not_be_used(url: str, fields: dict[str, Any], param: str, code
         ({"stream": "true", "starting_after": "-1"}, "starting_after"),
         ({"starting_after": "1"}, "starting_after"),
         ({"include[]": "reasoning.encrypted_content"}, "include[][0]"),
-        ({"include_obfuscation": "true"}, "include_obfuscation"),
+        ({"stream": "true", "include_obfuscation": "perhaps"}, "include_obfuscation"),
     ],
 )
 def test_what_can_not_be_asked_of_one(
@@ -602,6 +602,27 @@ def test_a_deep_schema_is_no_server_error(url: str) -> None:
             headers={"Content-Type": "application/json"},
         )
         assert answer.status_code in {200, 400}, (depth, answer.text)
+
+
+@pytest.mark.usefixtures("working")
+def test_obfuscation_hides_the_sizes_of_deltas_and_changes_no_number(
+    client: OpenAI, url: str
+) -> None:
+    options: Any = {"stream": True, "stream_options": {"include_obfuscation": True}}
+    with client.responses.create(**ASK, background=True, **options) as stream:
+        events = list(stream)
+    response_id = events[-1].response.id  # type: ignore[union-attr]
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    for padded in (True, False):
+        answer = httpx.get(
+            f"{url}/v1/responses/{response_id}",
+            params={"stream": "true", "include_obfuscation": str(padded).lower()},
+        )
+        frames = answer.text.split("\n\n")
+        deltas = [frame.partition("data: ")[2] for frame in frames if "text.delta" in frame]
+        assert len(deltas) > 1
+        assert not padded or {len(delta) % 64 for delta in deltas} == {0}
+        assert all(("obfuscation" in delta) is padded for delta in deltas)
 
 
 def test_cancelled_before_it_began(client: OpenAI, redis: Redis) -> None:

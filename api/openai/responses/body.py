@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.config import JsonDict
+from pydantic_core import PydanticCustomError
 
 from api.draft import Draft
-from api.errors import FieldProblem, InvalidRequestError
+from api.openai.body import bounded
 from api.openai.content import checked
 from api.openai.fields import STRICT, refused
 from api.openai.responses import note
@@ -35,9 +43,20 @@ _Key = Annotated[str, Field(max_length=64)]
 class StreamOptions(BaseModel):
     model_config: ClassVar[ConfigDict] = STRICT
 
-    include_obfuscation: Annotated[
-        None, refused("Events are not padded against who watches the line: use TLS.", False)
-    ] = None
+    include_obfuscation: bool | None = Field(
+        None,
+        description="Deltas are padded to sizes that say little about the text. Absent: they are "
+        "not.",
+    )
+
+
+class PromptCacheOptions(BaseModel):
+    model_config: ClassVar[ConfigDict] = STRICT
+
+    mode: Literal["implicit", "explicit"] | None = None
+    ttl: str | None = None
+    comparison_response_id: Annotated[None, refused("Caching is not diagnosed.")] = None
+    prewarm: Annotated[None, refused("Every request generates.", False)] = None
 
 
 class ResponseBody(BaseModel):
@@ -84,7 +103,7 @@ class ResponseBody(BaseModel):
         description="How many of the likeliest tokens are told at each place; asks for the "
         "log probabilities by itself.",
     )
-    stream_options: StreamOptions | None = None
+    stream_options: StreamOptions | None = Field(None, description="Only with `stream`.")
     metadata: dict[_Key, _Label] | None = Field(
         None, max_length=_MAX_PAIRS, description="Kept with the response and repeated."
     )
@@ -124,27 +143,36 @@ class ResponseBody(BaseModel):
     prompt: Annotated[None, refused("There are no prompt templates; send an input.")] = None
     reasoning: Annotated[None, refused("The models here do not reason apart.")] = None
 
-    top_k: TopK = Field(0, description="Draw from this many tokens. 0: from all.")
-    min_p: float = Field(
-        0.0, ge=0, le=1, description="Drop tokens less likely than this share of the likeliest."
+    top_k: TopK | None = Field(None, description="Not OpenAI's. As for `POST /generate`.")
+    min_p: float | None = Field(None, ge=0, le=1, description="Not OpenAI's, likewise.")
+    repetition_penalty: float | None = Field(
+        None, ge=0.01, le=2, description="Not OpenAI's, likewise."
     )
-    repetition_penalty: float = Field(
-        1.0, ge=0.01, le=2, description="Above 1: tokens of prompt and response become less likely."
-    )
-    seed: Seed | None = Field(None, description="Same seed, same response. Absent: one is chosen.")
-    stop: Stop = Field(
-        default_factory=list,
-        description="Generation ends before any of these; they are not in the response.",
-    )
-    priority: Priority = Field(
-        0, description="Higher ones are served first. The service may allow less than 9."
-    )
-    ttl: float | None = Field(
-        None,
-        ge=1,
-        description="Seconds that the response may wait for a worker before it fails as "
-        "`expired`. Absent: as long as the service allows.",
-    )
+    seed: Seed | None = Field(None, description="Not OpenAI's, likewise.")
+    stop: Stop | None = Field(None, description="Not OpenAI's, likewise.")
+    priority: Priority | None = Field(None, description="Not OpenAI's, likewise.")
+    ttl: float | None = Field(None, ge=1, description="Not OpenAI's, likewise.")
+
+    @field_validator("stream_options")
+    @classmethod
+    def _only_of_streams(
+        cls, options: StreamOptions | None, info: ValidationInfo
+    ) -> StreamOptions | None:
+        if options is not None and not info.data.get("stream"):
+            raise PydanticCustomError("stream_options", "Only a stream has options: set `stream`.")
+        return options
+
+    @field_validator("store")
+    @classmethod
+    def _stored_in_the_background(cls, store: bool | None, info: ValidationInfo) -> bool | None:  # noqa: FBT001 (a validator's)
+        if store is False and info.data.get("background"):
+            raise PydanticCustomError("store", "A background response has to be stored.")
+        return store
+
+    @property
+    def padded(self) -> bool:
+        """Its stream's deltas are to be obfuscated."""
+        return bool(self.stream_options and self.stream_options.include_obfuscation)
 
     @property
     def stored(self) -> bool:
@@ -154,41 +182,33 @@ class ResponseBody(BaseModel):
         """`earlier` is the conversation that goes on; `max_tokens` what the service allows.
 
         Raises:
-            InvalidRequestError: the fields don't go together, or ask for more than is allowed.
+            InvalidRequestError: it asks for more than is allowed.
         """
-        self._check(max_tokens)
         first = () if self.instructions is None else (Message("system", self.instructions),)
+        asked = {"max_output_tokens": self.max_output_tokens}
         return Draft(
-            params=self._params(max_tokens),
-            fingerprint=fingerprint(self),
+            params=self._params(bounded(asked, max_tokens, default=max_tokens)),
+            # How a request is answered may change when it is sent again.
+            fingerprint=fingerprint(self, exclude={"stream", "stream_options"}),
             model=self.model,
             messages=(*first, *earlier, *(item.message() for item in self.input)),
             background=bool(self.background),
-            priority=self.priority,
+            priority=self.priority or 0,
             ttl=self.ttl,
             note=note.encode(self._note()),
         )
 
-    def _check(self, max_tokens: int) -> None:
-        if self.background and not self.stored:
-            raise InvalidRequestError(
-                [FieldProblem("store", "A background response has to be stored.", "value_error")]
-            )
-        if self.max_output_tokens is not None and self.max_output_tokens > max_tokens:
-            message = f"At most {max_tokens} are allowed."
-            raise InvalidRequestError([FieldProblem("max_output_tokens", message, "value_error")])
-
     def _params(self, max_tokens: int) -> SamplingParams:
         asks = LOGPROBS in (self.include or ()) or bool(self.top_logprobs)
         return SamplingParams(
-            max_tokens=self.max_output_tokens or max_tokens,
+            max_tokens=max_tokens,
             temperature=1.0 if self.temperature is None else self.temperature,
             seed=new_seed() if self.seed is None else self.seed,
-            top_p=1.0 if self.top_p is None else self.top_p,
-            top_k=self.top_k,
-            min_p=self.min_p,
-            repetition_penalty=self.repetition_penalty,
-            stop=tuple(self.stop),
+            top_p=self.top_p or 1.0,
+            top_k=self.top_k or 0,
+            min_p=self.min_p or 0.0,
+            repetition_penalty=self.repetition_penalty or 1.0,
+            stop=tuple(self.stop or ()),
             logprobs=self.top_logprobs or 0 if asks else None,
             grammar=self.text.format.grammar() if self.text else None,
         )

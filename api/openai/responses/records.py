@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from api.caller import Caller
 from api.deadline import in_time
-from api.errors import FieldProblem, InvalidRequestError, PreviousResponseNotFoundError
+from api.errors import PreviousResponseNotFoundError
+from api.openai.body import invalid
 from api.openai.responses import ids
 from api.openai.responses.fold import ResponseFold
 from api.openai.responses.note import ResponseNote, note_of
@@ -49,7 +50,7 @@ async def find(state: State, caller: Caller, response_id: str) -> Record:
         JobNotFoundError: there is none, it is another key's, or was not to be stored.
     """
     record = await record_of(state, ids.job_id(response_id))
-    theirs = caller.admin or record.request.key == caller.key
+    theirs = caller.admin or (caller.key != "" and record.request.key == caller.key)
     if not theirs or not record.note.store:
         raise JobNotFoundError(_UNKNOWN)
     return record
@@ -69,6 +70,6 @@ async def conversation(state: State, caller: Caller, response_id: str) -> tuple[
         raise PreviousResponseNotFoundError from None
     if told.failure is not None or not told.ended:
         message = "That response failed." if told.ended else "That response has not ended yet."
-        raise InvalidRequestError([FieldProblem("previous_response_id", message, "value_error")])
+        raise invalid(["previous_response_id"], message)
     answer = (Message("assistant", told.text),) if told.text else ()
     return (*record.request.messages[record.note.instructed :], *answer)

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator
+from typing import Final
 
-from sse_starlette.event import ServerSentEvent
+import msgspec
 
 from api.errors import StoppingError
 from api.feed import Feed
 from api.openai.responses.fold import ResponseEvent, ResponseFold
-from api.sse import json_frame
+from api.sse import one_line
 from shared.errors import MiniVaultError
 
-ALL = -1
+ALL: Final = -1
 """As `after`: the client has nothing yet."""
+SEPARATOR: Final = "\n"
+_PADDED: Final = 64
+"""Obfuscated events have sizes that are multiples of this."""
+
+_encode: Final = msgspec.json.Encoder().encode
 
 
 async def frames(
-    feed: Feed, fold: ResponseFold, after: int = ALL
-) -> AsyncIterator[ServerSentEvent]:
+    feed: Feed, fold: ResponseFold, after: int = ALL, *, padded: bool = False
+) -> AsyncIterator[bytes]:
     """Those behind number `after`. `feed` begins with the job's first event.
 
     A failure is told only where it is the end. Where the job was put back, its number is left
@@ -36,7 +43,7 @@ async def frames(
                 if each["type"] == "response.failed":
                     failure = each
                 else:
-                    yield _frame(each)
+                    yield _frame(each, padded=padded and "delta" in each)
     except StoppingError:  # the client may resume, here or elsewhere
         return
     except MiniVaultError as error:
@@ -48,5 +55,9 @@ async def frames(
         yield _frame(failure)
 
 
-def _frame(event: ResponseEvent) -> ServerSentEvent:
-    return json_frame(event, event=event["type"])
+def _frame(event: ResponseEvent, *, padded: bool = False) -> bytes:
+    data = one_line(_encode(event))
+    if padded:
+        padding = secrets.token_urlsafe(_PADDED)[: -len(data) % _PADDED]
+        data = data[:-1] + b',"obfuscation":"%s"}' % padding.encode()
+    return b"event: %s\ndata: %s\n\n" % (event["type"].encode(), data)

@@ -7,7 +7,8 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, Field
 
-from shared.events import Logprob, TokenLogprobs, Usage
+from api.openai.logprobs import chat_logprobs
+from shared.events import TokenLogprobs, Usage
 
 Status: TypeAlias = Literal[
     "queued", "in_progress", "completed", "incomplete", "failed", "cancelled"
@@ -145,17 +146,5 @@ def usage_view(usage: Usage) -> ResponseUsageView:
 
 
 def logprob_views(logprobs: Sequence[TokenLogprobs]) -> list[LogprobView]:
-    return [
-        LogprobView(
-            **_fields(each.drawn), top_logprobs=[TopLogprobView(**_fields(t)) for t in each.top]
-        )
-        for each in logprobs
-    ]
-
-
-def _fields(logprob: Logprob) -> dict[str, Any]:
-    return {
-        "token": logprob.raw.decode(errors="replace"),
-        "logprob": logprob.logprob,
-        "bytes": list(logprob.raw),
-    }
+    found = chat_logprobs(logprobs).content
+    return [LogprobView.model_validate(each, from_attributes=True) for each in found]
