@@ -17,7 +17,17 @@ from api.body import BodyLimit
 from api.context import RequestContext
 from api.gate import Gate
 from api.metrics import ApiMetrics
-from api.routes import generate, health, interactions, jobs, metrics, models, openai, usage
+from api.routes import (
+    generate,
+    health,
+    interactions,
+    jobs,
+    metrics,
+    models,
+    openai,
+    responses,
+    usage,
+)
 from api.state import PROCESS, State, open_state
 from shared.logging import get_logger
 from shared.settings import Settings
@@ -71,7 +81,17 @@ def create_app(settings: Settings) -> FastAPI:
     else:
         app = FastAPI(docs_url=None, openapi_url=None, **usual)
     routes = list(app.routes)
-    for module in (generate, jobs, interactions, usage, models, openai, health, metrics):
+    for module in (
+        generate,
+        jobs,
+        interactions,
+        usage,
+        models,
+        openai,
+        responses,
+        health,
+        metrics,
+    ):
         app.include_router(module.router)
         routes += module.router.routes
     problems.install(app, routes)

@@ -100,6 +100,12 @@ class NotAcceptableError(MiniVaultError):
     code = "not_acceptable"
 
 
+class PreviousResponseNotFoundError(MiniVaultError):
+    """The previous response is not known, or has expired."""
+
+    code = "previous_response_not_found"
+
+
 class PriorityNotAllowedError(MiniVaultError):
     """The priority is higher than this service allows."""
 

@@ -16,6 +16,7 @@ from api.openai.answers import ChatCompletion, Completion
 from api.openai.chat_body import ChatBody
 from api.openai.completion_body import CompletionBody
 from api.openai.errors import openai_error, openai_status, speaks_openai
+from api.openai.responses.body import ResponseBody
 from api.openai.views import OpenAIErrors
 from api.problems import GENERAL, MEDIA_TYPE, STATUS
 from api.schemas import GenerateBody
@@ -130,7 +131,7 @@ def install(app: FastAPI, settings: Settings) -> None:
             (ChatCompletion, Completion), ref_template=_REFERENCE.replace("{model}", "{name}")
         )
         schemas |= answers
-        for model in (GenerateBody, ChatBody, CompletionBody):
+        for model in (GenerateBody, ChatBody, CompletionBody, ResponseBody):
             _bound(schemas[model.__name__]["properties"], settings)
         if settings.metrics_port:
             del document["paths"][METRICS]
@@ -173,6 +174,7 @@ def _bound(properties: dict[str, Any], settings: Settings) -> None:
     bounds = {
         "max_tokens": settings.max_tokens,
         "max_completion_tokens": settings.max_tokens,
+        "max_output_tokens": settings.max_tokens,
         "ttl": settings.queue_ttl,
     }
     for name in bounds.keys() & properties.keys():

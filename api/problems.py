@@ -39,6 +39,7 @@ STATUS: Final[Mapping[str, int]] = {
     "invalid_json": 400,
     "invalid_prompt": 400,
     "no_chat_template": 400,
+    "previous_response_not_found": 400,  # as OpenAI has it
     "prompt_too_long": 400,
     "invalid_api_key": 401,
     "missing_api_key": 401,
@@ -52,6 +53,7 @@ STATUS: Final[Mapping[str, int]] = {
     "not_acceptable": 406,
     "request_timeout": 408,
     "idempotency_conflict": 409,
+    "job_not_over": 409,
     "cancelled": 410,  # a status that no client takes for a reason to ask again
     "job_expired": 410,
     "body_too_large": 413,

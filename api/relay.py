@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -23,6 +23,7 @@ from shared.allotment import Allotment
 from shared.errors import (
     JobExpiredError,
     JobNotFoundError,
+    JobNotOverError,
     MiniVaultError,
     QueueFullError,
     RedisUnavailableError,
@@ -32,6 +33,9 @@ from shared.events import AnyEvent, is_terminal
 from shared.job import GenerationRequest
 from shared.logging import get_logger
 from shared.queue import Idempotency, JobQueue, Limits, Submission
+
+_END_SECONDS: Final = 2.5
+"""How long a job that was cancelled is waited for."""
 
 logger = get_logger()
 
@@ -173,6 +177,20 @@ class Relay:
             await self._last(job_id, caller)
             await self._queue.cancel(job_id)
             return await self._read(job_id)
+
+    async def erase(self, job_id: str, caller: Caller) -> None:
+        """Forget a job and what it said; cancel it first if it has not ended.
+
+        Raises as `resume`, and:
+            JobNotOverError: its end takes longer than a client should wait.
+        """
+        await self.cancel(job_id, caller)
+        try:
+            async with asyncio.timeout(_END_SECONDS):
+                while not await self._queue.erase(job_id):  # noqa: ASYNC110 (happens elsewhere)
+                    await asyncio.sleep(_END_SECONDS / 50)
+        except TimeoutError:
+            raise JobNotOverError from None
 
     async def withdraw(self, admissions: Iterable[Admission]) -> None:
         """End jobs that were submitted just now, as if they had never been.

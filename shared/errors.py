@@ -153,6 +153,13 @@ class DailyTokensError(MiniVaultError):
     code = "daily_tokens_exhausted"
 
 
+class JobNotOverError(MiniVaultError):
+    """The job is about to end and can be deleted then; ask again."""
+
+    code = "job_not_over"
+    retry_after = 1
+
+
 class IdempotencyConflictError(MiniVaultError):
     """This Idempotency-Key stands for another request."""
 

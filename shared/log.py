@@ -105,6 +105,16 @@ async def head(redis: AsyncRedis, job_id: str) -> Head:
     return Head(None if ended is None else ended.decode(), None)
 
 
+async def read_request(redis: AsyncRedis, job_id: str) -> GenerationRequest | None:
+    """The job that a log is of; None if there is no such log.
+
+    Raises:
+        DecodeError: the log is of another version.
+    """
+    entries: _Entries = await redis.xrange(names.events(job_id), count=1)  # type: ignore[assignment]
+    return job.decode(entries[0][1].get(_REQUEST.encode(), b"")) if entries else None
+
+
 async def exists(redis: AsyncRedis, job_id: str) -> bool:
     return bool(await redis.exists(names.events(job_id)))
 

@@ -91,6 +91,7 @@ class JobQueue:
         self._redis = redis
         self._submit = scripts.load_async(redis, "submit")
         self._cancel = scripts.load_async(redis, "cancel")
+        self._erase = scripts.load_async(redis, "erase")
         self._result_ttl = result_ttl
         self._queues = {model: rq_queue(rq_redis, model) for model in models}
 
@@ -173,6 +174,14 @@ class JobQueue:
             await self._cancel(
                 keys=[names.JOBS, names.UNSAVED, names.CLAIMS, names.CANCELS, names.CALLS],
                 args=[job_id, names.calls("")],
+            )
+        )
+
+    async def erase(self, job_id: str) -> bool:
+        """Forget a job that is over, once or more often; False if it is not over yet."""
+        return bool(
+            await self._erase(
+                keys=[names.JOBS, names.events(job_id), names.ended(job_id)], args=[job_id]
             )
         )
 

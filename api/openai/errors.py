@@ -37,6 +37,7 @@ _PROMPTS: Final[Mapping[str, str]] = {
 }
 _PARAMS: Final[Mapping[str, str]] = {
     "invalid_grammar": "response_format",
+    "previous_response_not_found": "previous_response_id",
     "priority_not_allowed": "priority",
     "unknown_model": "model",
 }

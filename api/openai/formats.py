@@ -12,6 +12,9 @@ from pydantic_core import PydanticCustomError
 from api.openai.fields import STRICT
 from shared.job import Grammar, GrammarKind
 
+_MAX_DEPTH: Final = 100
+"""Objects and arrays inside each other in a schema."""
+
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 Description = Annotated[
     str | None,
@@ -73,6 +76,18 @@ class ResponseFormat(BaseModel):
 def schema_grammar(schema: dict[str, Any]) -> Grammar:
     """Raises PydanticCustomError: it can't be written as JSON. For validators."""
     try:
-        return Grammar(GrammarKind.JSON_SCHEMA, json.dumps(schema, allow_nan=False))
+        text = json.dumps(schema, ensure_ascii=False, allow_nan=False)
+        text.encode()  # lone surrogates are a ValueError too
+        _measure(schema, _MAX_DEPTH)
     except (RecursionError, ValueError):
         raise PydanticCustomError("schema", "The schema is not JSON, or nested too deep.") from None
+    return Grammar(GrammarKind.JSON_SCHEMA, text)
+
+
+def _measure(value: object, depth: int) -> None:
+    """Raises ValueError: it is nested deeper. Serializers have limits of their own."""
+    if depth < 0:
+        raise ValueError
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            _measure(each, depth - 1)

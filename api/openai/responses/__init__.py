@@ -1,0 +1,1 @@
+"""OpenAI's Responses API: a response is a job, its stream a fold of the job's event log."""

@@ -1,0 +1,63 @@
+"""A response's events as server-sent events."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+from typing import Final
+
+import msgspec
+
+from api.errors import StoppingError
+from api.feed import Feed
+from api.openai.responses.fold import ResponseEvent, ResponseFold
+from api.sse import one_line
+from shared.errors import MiniVaultError
+
+ALL: Final = -1
+"""As `after`: the client has nothing yet."""
+SEPARATOR: Final = "\n"
+_PADDED: Final = 64
+"""Obfuscated events have sizes that are multiples of this."""
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+async def frames(
+    feed: Feed, fold: ResponseFold, after: int = ALL, *, padded: bool = False
+) -> AsyncIterator[bytes]:
+    """Those behind number `after`. `feed` begins with the job's first event.
+
+    A failure is told only where it is the end. Where the job was put back, its number is left
+    out: clients take a failure for the end wherever it stands.
+    """
+    failure: ResponseEvent | None = None
+    try:
+        async for event in feed:
+            if feed.live:  # numbers the log has not reached would swallow what is to come
+                after = min(after, fold.last)
+            failure = None
+            for each in fold.add(event):
+                if each["sequence_number"] <= after:
+                    continue
+                if each["type"] == "response.failed":
+                    failure = each
+                else:
+                    yield _frame(each, padded=padded and "delta" in each)
+    except StoppingError:  # the client may resume, here or elsewhere
+        return
+    except MiniVaultError as error:
+        # Not in the log, so it has no number of its own: whoever resumes goes on behind the last.
+        told = {"code": error.code, "message": error.detail, "param": None}
+        yield _frame({"type": "error", **told, "sequence_number": max(after, fold.last, 0)})
+        return
+    if failure is not None:
+        yield _frame(failure)
+
+
+def _frame(event: ResponseEvent, *, padded: bool = False) -> bytes:
+    data = one_line(_encode(event))
+    if padded:
+        padding = secrets.token_urlsafe(_PADDED)[: -len(data) % _PADDED]
+        data = data[:-1] + b',"obfuscation":"%s"}' % padding.encode()
+    return b"event: %s\ndata: %s\n\n" % (event["type"].encode(), data)
