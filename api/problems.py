@@ -29,8 +29,10 @@ _MAX_ERRORS: Final = 20
 _MAX_NAME: Final = 100
 
 STATUS: Final[Mapping[str, int]] = {
+    "invalid_grammar": 400,
     "invalid_http": 400,
     "invalid_json": 400,
+    "invalid_logit_bias": 400,
     "invalid_prompt": 400,
     "no_chat_template": 400,
     "prompt_too_long": 400,

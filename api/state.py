@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from api.attendance import Attendance
 from api.feed import Feed
+from api.grammars import GrammarCheck
 from api.hub import Subscriptions
 from api.limits import ClientRateLimiter, limiter
 from api.line import LOOK_SECONDS, Line
@@ -33,13 +34,14 @@ class State:
     relay: Relay
     proxies: Proxies
     limiter: ClientRateLimiter | None
+    grammars: GrammarCheck
 
 
 @asynccontextmanager
 async def open_state(settings: Settings, metrics: ApiMetrics) -> AsyncIterator[State]:
     feeds: set[Feed] = set()
     metrics.streams.set_function(lambda: len(feeds))
-    with connect(settings, PROCESS) as rq_redis:
+    with connect(settings, PROCESS) as rq_redis, GrammarCheck() as grammars:
         async with connect_async(settings, PROCESS) as redis, Subscriptions(redis) as subscriptions:
             proxies = Proxies(settings.trusted_proxies)
             pace = Pace(redis)
@@ -66,4 +68,5 @@ async def open_state(settings: Settings, metrics: ApiMetrics) -> AsyncIterator[S
                     relay=relay,
                     proxies=proxies,
                     limiter=limiter(settings.rate_limit, redis, proxies),
+                    grammars=grammars,
                 )
