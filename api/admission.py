@@ -56,6 +56,8 @@ async def admit_all(
 ) -> list[Admission]:
     """Validate first and count after: a request that can't be served costs no permit.
 
+    Grammars are the exception: to examine one takes milliseconds, or two seconds if it means to.
+
     Raises:
         StoppingError: this process takes nothing new.
         UnknownModelError: and the others that `api.openapi.ADMISSION_PROBLEMS` names.
@@ -66,6 +68,9 @@ async def admit_all(
         _check(draft, state.settings, caller)
     async with in_time():
         await state.limits.take(request, caller)
+    for draft in drafts:  # what takes more than a look, only of those who may
+        if draft.params.grammar is not None:
+            await state.grammars.check(draft.params.grammar)
     return [
         Admission(
             request=_job(draft, request, state.settings, caller),

@@ -9,6 +9,8 @@ import msgspec
 
 from shared.errors import (
     GenerationError,
+    InvalidGrammarError,
+    InvalidLogitBiasError,
     InvalidPromptError,
     MiniVaultError,
     ModelUnavailableError,
@@ -139,6 +141,8 @@ class StoppingError(MiniVaultError):
 _OF_JOBS: Final[Mapping[str, type[MiniVaultError]]] = {
     kind.code: kind
     for kind in (
+        InvalidGrammarError,
+        InvalidLogitBiasError,
         InvalidPromptError,
         ModelUnavailableError,
         NoChatTemplateError,

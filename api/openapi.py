@@ -45,6 +45,7 @@ EVENT_STREAM_CONTENT: Final[Mapping[str, Any]] = {
 }
 
 ADMISSION_PROBLEMS: Final = (
+    "invalid_grammar",
     "invalid_json",
     "priority_not_allowed",
     "unknown_model",

@@ -35,8 +35,10 @@ _MAX_NAME: Final = 100
 
 STATUS: Final[Mapping[str, int]] = {
     "ambiguous_api_key": 400,
+    "invalid_grammar": 400,
     "invalid_http": 400,
     "invalid_json": 400,
+    "invalid_logit_bias": 400,
     "invalid_prompt": 400,
     "no_chat_template": 400,
     "previous_response_not_found": 400,  # as OpenAI has it

@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection
-from typing import Annotated, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.config import JsonDict
 
 from api.draft import Draft
-from shared.job import SamplingParams, new_seed
+from api.finite import is_deeper
+from api.grammar_process import MAX_DEPTH, MAX_PATTERN
+from shared.job import Grammar, GrammarKind, SamplingParams, new_seed
 
 DEFAULT_MAX_TOKENS: Final = 256
 MAX_SEED: Final = 2**53 - 1
 """The largest integer that every JSON reader keeps exact."""
+MAX_LOGPROBS: Final = 20
 MAX_TOP_K: Final = 1_000_000
 """More than any vocabulary has."""
 
@@ -36,6 +39,14 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _plain_json(document: dict[str, Any]) -> dict[str, Any]:
+    """Nothing that a JSON writer would stumble over."""
+    if is_deeper(document, MAX_DEPTH):
+        raise ValueError(f"A schema may be {MAX_DEPTH} levels deep.")
+    json.dumps(document, allow_nan=False)
+    return document
+
+
 def _one_or_many(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
@@ -48,6 +59,7 @@ _WHOLE: Final = BeforeValidator(_whole)
 
 Whole = Annotated[int, _WHOLE]
 MaxTokens = Annotated[int, Field(ge=1), _WHOLE]
+Logprobs = Annotated[int, Field(ge=0, le=MAX_LOGPROBS), _WHOLE]
 TopK = Annotated[int, Field(ge=0, le=MAX_TOP_K), _WHOLE]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED), _WHOLE]
 Priority = Annotated[int, Field(ge=0, le=9), _WHOLE]
@@ -73,6 +85,67 @@ Stop = Annotated[
 def fingerprint(body: BaseModel, *, exclude: Collection[str] = ()) -> str:
     """Of what a client has sent, also where it is no text that UTF-8 could hold."""
     return hashlib.sha256(json.dumps(body.model_dump(exclude=set(exclude))).encode()).hexdigest()
+
+
+class _Format(BaseModel):
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
+
+
+class TextFormat(_Format):
+    """Whatever the model says."""
+
+    type: Literal["text"]
+
+    def grammar(self) -> Grammar | None:
+        return None
+
+
+class JsonObjectFormat(_Format):
+    """A JSON object of any kind."""
+
+    type: Literal["json_object"]
+
+    def grammar(self) -> Grammar | None:
+        return Grammar(GrammarKind.JSON_OBJECT)
+
+
+class JsonSchemaFormat(_Format):
+    """JSON that a schema (draft 2020-12) describes. What can't be held to is refused."""
+
+    type: Literal["json_schema"]
+    json_schema: Annotated[dict[str, Any], AfterValidator(_plain_json)] = Field(alias="schema")
+
+    def grammar(self) -> Grammar | None:
+        return Grammar(GrammarKind.JSON_SCHEMA, json.dumps(self.json_schema))
+
+
+class RegexFormat(_Format):
+    """A text that a regular expression matches from its beginning to its end."""
+
+    type: Literal["regex"]
+    pattern: Annotated[Text, Field(max_length=MAX_PATTERN)]
+
+    def grammar(self) -> Grammar | None:
+        return Grammar(GrammarKind.REGEX, self.pattern)
+
+
+class ChoiceFormat(_Format):
+    """One of these texts."""
+
+    type: Literal["choice"]
+    choices: Annotated[list[Text], Field(min_length=1, max_length=1000)]
+
+    def grammar(self) -> Grammar | None:
+        return Grammar(GrammarKind.CHOICE, json.dumps(self.choices))
+
+
+ResponseFormat = Annotated[
+    TextFormat | JsonObjectFormat | JsonSchemaFormat | RegexFormat | ChoiceFormat,
+    Field(discriminator="type"),
+]
+
+TokenId = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]
+Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
 class GenerateBody(BaseModel):
@@ -118,6 +191,17 @@ class GenerateBody(BaseModel):
         default_factory=list,
         description="Generation ends before any of these; they are not in the response.",
     )
+    response_format: ResponseFormat | None = Field(
+        None, description="What the response has to be. Absent: whatever the model says."
+    )
+    logprobs: Logprobs | None = Field(
+        None,
+        description="Tell each token's log probability, and those of this many likeliest ones.",
+    )
+    logit_bias: Annotated[dict[TokenId, Bias], Field(max_length=300)] = Field(
+        default_factory=dict,
+        description="Added to the logits of tokens, by their ids: -100 forbids one, 100 forces it.",
+    )
     echo: bool = Field(False, description="Put the prompt before the response.")
     raw: bool = Field(False, description="Give the prompt to the model without its chat template.")
     background: bool = Field(
@@ -162,4 +246,7 @@ class GenerateBody(BaseModel):
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,
             stop=tuple(self.stop),
+            logit_bias={int(token): bias for token, bias in self.logit_bias.items()},
+            logprobs=self.logprobs,
+            grammar=self.response_format.grammar() if self.response_format else None,
         )

@@ -12,10 +12,11 @@ from typing import Any, Final
 import msgspec
 from sse_starlette.event import ServerSentEvent
 
-from shared.events import AnyEvent, Cancelled, Done, Failed
+from api.views import TokenLogprobsView
+from shared.events import AnyEvent, Cancelled, Done, Failed, Token
 
 _INTERNAL: Final = frozenset({"type", "seq", "v", "ids", "logprobs"})
-"""In the frame's own fields, or the worker's business."""
+"""In the frame's own fields, the worker's business, or told in another form."""
 
 _LINE_BREAKS: Final = str.maketrans({char: f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"})
 """JSON may hold these as they are, but clients that split lines as Unicode has them break there."""
@@ -48,6 +49,9 @@ def data_of(event: AnyEvent) -> dict[str, Any]:
     """What a client gets of an event."""
     fields: dict[str, Any] = msgspec.to_builtins(event)
     data = {name: value for name, value in fields.items() if name not in _INTERNAL}
+    if isinstance(event, Token) and event.logprobs:
+        told = [TokenLogprobsView.of_token(each) for each in event.logprobs]
+        data["logprobs"] = [each.model_dump() for each in told]
     if isinstance(event, Done | Failed | Cancelled):
         data["usage"]["total_tokens"] = event.usage.total_tokens
     return data

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from api.archive import Archive
 from api.attendance import Attendance
 from api.feed import Feed
+from api.grammars import GrammarCheck
 from api.hub import Subscriptions
 from api.keyring import Keyring
 from api.limits import FailedLogins, RateLimits
@@ -38,13 +39,14 @@ class State:
     limits: RateLimits
     logins: FailedLogins
     archive: Archive
+    grammars: GrammarCheck
 
 
 @asynccontextmanager
 async def open_state(settings: Settings, metrics: ApiMetrics) -> AsyncIterator[State]:
     feeds: set[Feed] = set()
     metrics.streams.set_function(lambda: len(feeds))
-    with connect(settings, PROCESS) as rq_redis:
+    with connect(settings, PROCESS) as rq_redis, GrammarCheck() as grammars:
         async with connect_async(settings, PROCESS) as redis, Subscriptions(redis) as subscriptions:
             proxies = Proxies(settings.trusted_proxies)
             keyring = Keyring(settings)
@@ -77,5 +79,6 @@ async def open_state(settings: Settings, metrics: ApiMetrics) -> AsyncIterator[S
                     limits=RateLimits(redis, settings.rate_limit),
                     logins=FailedLogins(redis),
                     archive=archive,
+                    grammars=grammars,
                 )
             archive.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from api.views import TokenLogprobsView
 from shared.events import (
     AnyEvent,
     Cancelled,
@@ -12,6 +13,8 @@ from shared.events import (
     FinishReason,
     Queued,
     Timings,
+    Token,
+    TokenLogprobs,
     Usage,
     text_of,
 )
@@ -29,6 +32,7 @@ class Transcript:
         self.timings: Timings | None = None
         self.error: Failed | None = None
         self._texts: list[str] = []
+        self._logprobs: list[TokenLogprobs] = []
         for event in events:
             self.add(event)
 
@@ -40,9 +44,17 @@ class Transcript:
     def response(self) -> str:
         return "".join(self._texts)
 
+    @property
+    def logprobs(self) -> list[TokenLogprobsView] | None:
+        """One for each token; None where nobody asked for them, or there is no token yet."""
+        return [TokenLogprobsView.of_token(each) for each in self._logprobs] or None
+
     def add(self, event: AnyEvent) -> None:
         self._texts.append(text_of(event))
         match event:
+            case Token():
+                self._logprobs += event.logprobs
+                self.status = "running"
             case Queued():  # also behind a failure, when the job is put back
                 self.id, self.model = event.id, event.model
                 self.status = "queued"

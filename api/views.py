@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from shared.events import FinishReason
+from shared.events import FinishReason, Logprob, TokenLogprobs
 
 
 class _View(BaseModel):
@@ -36,10 +36,52 @@ class TimingsView(_View):
     total: float = Field(examples=[0.274])
 
 
+class LogprobView(_View):
+    """A token and its log probability, by the model alone: before penalties and temperature."""
+
+    id: int = Field(description="The token's id, as `logit_bias` takes it.", examples=[504])
+    text: str = Field(
+        description="As far as its bytes are whole characters; a `\ufffd` for others.",
+        examples=["The"],
+    )
+    bytes: list[int] = Field(description="What the token stands for.", examples=[[84, 104, 101]])
+    logprob: float = Field(examples=[-0.0412])
+
+    @classmethod
+    def of(cls, told: Logprob) -> Self:
+        return cls(
+            id=told.id,
+            text=told.raw.decode("utf-8", "replace"),
+            bytes=list(told.raw),
+            logprob=told.logprob,
+        )
+
+
+class TokenLogprobsView(LogprobView):
+    """The token that was drawn, and the likeliest ones in its place."""
+
+    top: list[LogprobView]
+
+    @classmethod
+    def of_token(cls, told: TokenLogprobs) -> Self:
+        drawn = LogprobView.of(told.drawn)
+        return cls(**dict(drawn), top=[LogprobView.of(each) for each in told.top])
+
+
+Logprobs = Annotated[
+    list[TokenLogprobsView] | None,
+    Field(
+        description="One for each token, if they were asked for.",
+        exclude_if=lambda logprobs: logprobs is None,
+    ),
+]
+
+
 class GenerateView(_View):
     id: str = Field(examples=["job-0123456789abcdef0123456789abcdef"])
     model: str = Field(examples=["smollm2-135m"])
     response: str = Field(examples=["The capital of France is Paris."])
+    logprobs: Logprobs = None
     finish_reason: FinishReason
     usage: UsageView
     timings: TimingsView
@@ -58,6 +100,7 @@ class JobView(_View):
         description="So far, or whole once the status is `done`.",
         examples=["The capital of France is Paris."],
     )
+    logprobs: Logprobs = None
     finish_reason: FinishReason | None
     usage: UsageView | None
     timings: TimingsView | None

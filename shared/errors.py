@@ -99,6 +99,18 @@ class InvalidPromptError(MiniVaultError):
     code = "invalid_prompt"
 
 
+class InvalidGrammarError(MiniVaultError):
+    """No response can be held to this grammar."""
+
+    code = "invalid_grammar"
+
+
+class InvalidLogitBiasError(MiniVaultError):
+    """A token of `logit_bias` is none of the model's."""
+
+    code = "invalid_logit_bias"
+
+
 class NoChatTemplateError(MiniVaultError):
     """The model has no chat template, so it can't read a conversation; send it a prompt."""
 

@@ -252,7 +252,7 @@ class EngineLoop(SideThread):
             self._publisher.publish(run, [token])
         if output.finish_reason is not None:
             del self._runs[output.id]
-            self._publisher.end(run, Outcome(output.finish_reason))
+            self._publisher.end(run, Outcome(output.finish_reason, output.error))
 
     def _discard(self, model: LoadedModel) -> None:
         """An engine that raised is not trusted again: its runs fail, the model is reloaded."""

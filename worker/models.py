@@ -148,6 +148,7 @@ def _load(spec: ModelSpec, settings: Settings) -> LoadedModel:
     from worker import model_files  # noqa: PLC0415
     from worker.engine import attention  # noqa: PLC0415
     from worker.engine.transformers import TransformersEngine  # noqa: PLC0415
+    from worker.engine.vocabulary import vocabulary_of  # noqa: PLC0415
 
     model_files.verify(spec, settings)
     folder = spec.folder(settings)
@@ -168,10 +169,12 @@ def _load(spec: ModelSpec, settings: Settings) -> LoadedModel:
         model.requires_grad_(requires_grad=False).to(device)
         context = _context(model, settings)
         embeddings: Any = model.get_input_embeddings()
+        decoder, eos_ids = PlainDecoder(tokenizer), _eos_ids(model)
         engine = TransformersEngine(
             model,
-            decoder=PlainDecoder(tokenizer),
-            eos_ids=_eos_ids(model),
+            decoder=decoder,
+            vocabulary=vocabulary_of(tokenizer, decoder, eos_ids, embeddings.num_embeddings),
+            eos_ids=eos_ids,
             slots=settings.slots,
             context=context,
             prefill_chunk=settings.prefill_chunk,

@@ -21,6 +21,7 @@ router = APIRouter(tags=["generate"])
 _REFUSALS: Final[Responses] = problems(
     *ADMISSION_PROBLEMS,
     "prompt_too_long",
+    "invalid_logit_bias",
     "invalid_prompt",
     "no_chat_template",
     "job_expired",

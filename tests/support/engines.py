@@ -4,11 +4,14 @@ import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from shared.events import FinishReason
+from shared.errors import MiniVaultError
+from shared.events import FinishReason, TokenLogprobs
+from shared.grammars import byte_tokenizer
 from shared.job import SamplingParams
 from worker.engine import attention
 from worker.engine.base import Engine, EngineRequest
 from worker.engine.transformers import TransformersEngine
+from worker.engine.vocabulary import Vocabulary
 
 
 def greedy(max_tokens: int, **changes: Any) -> SamplingParams:
@@ -30,6 +33,7 @@ def slot_engine(model: Any, decoder: Any, **changes: Any) -> TransformersEngine:
     model.set_attn_implementation(attention.NAME)
     eos = model.generation_config.eos_token_id
     options = {"slots": 8, "context": 256, "prefill_chunk": 32, "eos_ids": [eos], **changes}
+    options.setdefault("vocabulary", Vocabulary(byte_tokenizer, decoder))
     return TransformersEngine(model, decoder=decoder, **options)
 
 
@@ -41,6 +45,8 @@ class Collected:
         self.text = ""
         self.pieces: list[str] = []
         self.finish_reason: FinishReason | None = None
+        self.error: MiniVaultError | None = None
+        self.logprobs: list[TokenLogprobs] = []
 
 
 def run(
@@ -63,6 +69,8 @@ def run(
             if output.text:
                 result.pieces.append(output.text)
             result.finish_reason = output.finish_reason
+            result.error = output.error
+            result.logprobs.extend(output.logprobs)
         steps += 1
     return results
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from shared.errors import MiniVaultError
 from shared.events import FinishReason, TokenLogprobs
 from shared.job import SamplingParams
 
@@ -38,6 +39,8 @@ class Output:
     """One for each id, where the request asked for them."""
     cached_tokens: int = 0
     """Prompt tokens that did not have to be computed; told with the first output."""
+    error: MiniVaultError | None = None
+    """Where `finish_reason` is `error`: why."""
 
 
 class Engine(Protocol):
@@ -60,7 +63,11 @@ class Engine(Protocol):
         ...
 
     def add(self, request: EngineRequest) -> None:
-        """Take a request; it joins the batch at the next step. Needs a free slot."""
+        """Take a request; it joins the batch at the next step. Needs a free slot.
+
+        Raises:
+            InvalidLogitBiasError: a token in it is none of the model's.
+        """
         ...
 
     def cancel(self, request_id: str) -> None:

@@ -6,12 +6,18 @@ import time
 from collections.abc import Sequence as Ids
 from typing import Final
 
+from shared.events import Logprob, TokenLogprobs
+from shared.grammars import BYTES_EOS, byte_tokenizer
 from worker.engine.base import EngineRequest, Output
+from worker.engine.constraint import Constraint, Constraints
 from worker.engine.draw import uniform
 from worker.engine.sequence import Sequence
+from worker.engine.vocabulary import Vocabulary
 
-EOS: Final = 0
+EOS: Final = BYTES_EOS
 _ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz     "
+_SHORTEST: Final = bytes([EOS]) + b'"}]0123456789' + _ALPHABET.encode() + bytes(range(1, 256))
+"""What to say where a grammar leaves a choice, so that it comes to an end."""
 
 
 class CodePoints:
@@ -27,6 +33,9 @@ class CodePoints:
 class FakeEngine:
     """Greedy requests get their prompt back; others get letters drawn from their seed.
 
+    A grammar is followed in the shortest way, in ASCII. `logit_bias` is ignored, and log
+    probabilities are those of the letters.
+
     One token a step for every request, so batching, joining and leaving can be watched.
     `step_seconds` is how long a step pretends to compute.
     """
@@ -40,6 +49,7 @@ class FakeEngine:
         self._slots = slots
         self._context = context
         self._step_seconds = step_seconds
+        self._constraints = Constraints(Vocabulary(byte_tokenizer, CodePoints()))
         self._running: dict[str, Sequence] = {}
 
     @property
@@ -51,9 +61,9 @@ class FakeEngine:
         return self._slots - len(self._running)
 
     def add(self, request: EngineRequest) -> None:
-        self._running[request.id] = Sequence(
-            request, decoder=CodePoints(), eos_ids={EOS}, context=self._context
-        )
+        sequence = Sequence(request, decoder=CodePoints(), eos_ids={EOS}, context=self._context)
+        sequence.preparing = self._constraints.prepare(request.params, request.generated_ids)
+        self._running[request.id] = sequence
 
     def cancel(self, request_id: str) -> None:
         self._running.pop(request_id, None)
@@ -69,11 +79,29 @@ class FakeEngine:
 
 
 def _advance(sequence: Sequence) -> Output:
+    sequence.take_prepared()
     if sequence.finish_reason:
-        return Output(sequence.id, finish_reason=sequence.finish_reason)
-    position = sequence.generated
-    if not sequence.params.greedy:
-        drawn = uniform(sequence.params.seed, position)
-        return sequence.accept(ord(_ALPHABET[int(drawn * len(_ALPHABET))]))
-    prompt = sequence.tokens[: sequence.prompt_length]
-    return sequence.accept(prompt[position] if position < len(prompt) else EOS)
+        return sequence.last_output
+    if sequence.constraint is not None:
+        token_id = _shortest(sequence.constraint)
+    elif sequence.params.greedy:
+        prompt = sequence.tokens[: sequence.prompt_length]
+        token_id = prompt[sequence.generated] if sequence.generated < len(prompt) else EOS
+    else:
+        drawn = uniform(sequence.params.seed, sequence.generated)
+        token_id = ord(_ALPHABET[int(drawn * len(_ALPHABET))])
+    return sequence.accept(token_id, _logprobs(token_id, sequence.params.logprobs))
+
+
+def _shortest(constraint: Constraint) -> int:
+    constraint.compute()
+    allowed = constraint.allowed
+    return next(token_id for token_id in _SHORTEST if allowed[token_id])
+
+
+def _logprobs(token_id: int, count: int | None) -> TokenLogprobs | None:
+    if count is None:
+        return None
+    likeliest = [token_id, *(ord(letter) for letter in _ALPHABET if ord(letter) != token_id)]
+    told = [Logprob(each, chr(each).encode(), -float(i)) for i, each in enumerate(likeliest)]
+    return TokenLogprobs(told[0], tuple(told[:count]))

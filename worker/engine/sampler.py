@@ -1,4 +1,4 @@
-"""Logits to tokens: penalties, temperature, top-k, top-p, min-p, then one seeded draw.
+"""Logits to tokens: bias and grammar, penalties, temperature, filters, then one seeded draw.
 
 A request's draw depends on its own row, its seed and its position, never on its
 neighbours: a resumed job draws what the first attempt would have drawn.
@@ -25,12 +25,24 @@ def sample(logits: Tensor, sequences: Rows[Sequence]) -> list[int]:
     """
     logits = logits.float()
     for row, sequence in enumerate(sequences):
+        _bias(logits[row], sequence)
         _penalize(logits[row], sequence)
     chosen = logits.argmax(dim=-1).tolist()
     for row, sequence in enumerate(sequences):
         if not sequence.params.greedy:
             chosen[row] = _draw(logits[row], sequence)
     return [int(token_id) for token_id in chosen]
+
+
+def _bias(row: Tensor, sequence: Sequence) -> None:
+    """Add what the request wants added, and forbid what its grammar does, in place."""
+    bias = sequence.params.logit_bias
+    if bias:
+        ids = torch.tensor(list(bias), device=row.device)
+        row[ids] += torch.tensor(list(bias.values()), device=row.device, dtype=row.dtype)
+    if sequence.constraint is not None:
+        allowed = torch.from_numpy(sequence.constraint.allowed[: row.numel()])
+        row.masked_fill_(~allowed.to(row.device), float("-inf"))
 
 
 def _penalize(row: Tensor, sequence: Sequence) -> None:
@@ -65,9 +77,12 @@ def _draw(row: Tensor, sequence: Sequence) -> int:
         probabilities = probabilities.masked_fill(probabilities < floor, 0)
     cumulative = probabilities.double().cumsum(dim=-1)
     target = uniform(params.seed, sequence.generated) * cumulative[-1]
-    # right=True never lands on a token of probability zero.
+    # right=True never lands on a token of probability zero; where the product was rounded up to
+    # the whole, that is the last token with any.
     index = int(torch.searchsorted(cumulative, target, right=True))
-    return min(index, row.numel() - 1)
+    if index == row.numel():
+        index = int(torch.searchsorted(cumulative, cumulative[-1]))
+    return index
 
 
 def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from concurrent.futures import Future
 
-from shared.events import FinishReason
+from shared.errors import MiniVaultError
+from shared.events import FinishReason, TokenLogprobs
 from worker.engine.base import EngineRequest, Output
+from worker.engine.constraint import Constraint
 from worker.engine.detokenizer import Decoder, Detokenizer
 from worker.engine.stopping import StopStrings
 
@@ -31,6 +34,11 @@ class Sequence:
         self.cached = 0
         """Leading tokens whose keys and values are in the cache."""
         self.finish_reason: FinishReason | None = None
+        self.error: MiniVaultError | None = None
+        """Why it can't go on, if that is its finish reason."""
+        self.preparing: Future[Constraint | None] | None = None
+        """What has to be there before its first token."""
+        self.constraint: Constraint | None = None
         self._limit = min(request.params.max_tokens, context - self.prompt_length)
         self._eos_ids = eos_ids
         self._text = Detokenizer(decoder, request.prompt_ids)
@@ -47,8 +55,27 @@ class Sequence:
         """Tokens that the model has yet to see: 1 while decoding, more before that."""
         return len(self.tokens) - self.cached
 
-    def accept(self, token_id: int) -> Output:
+    @property
+    def is_ready(self) -> bool:
+        return self.preparing is None or self.preparing.done()
+
+    def take_prepared(self) -> None:
+        """Go on with what was prepared; waits for it."""
+        if self.preparing is None:
+            return
+        try:
+            self.constraint = self.preparing.result()
+        except MiniVaultError as error:
+            self._fail(error)
+        self.preparing = None
+        if self.constraint is not None:
+            self._follow(self.constraint)
+
+    def accept(self, token_id: int, logprobs: TokenLogprobs | None = None) -> Output:
         """Take the next token and say what follows from it."""
+        if self.constraint is not None and self.constraint.error is not None:
+            self._fail(self.constraint.error)
+            return self.last_output
         ids: tuple[int, ...] = ()
         text = ""
         if token_id in self._eos_ids:
@@ -57,13 +84,38 @@ class Sequence:
             ids = (token_id,)
             self.tokens.append(token_id)
             text, stopped = self._stops.push(self._text.push(token_id))
+            if self.constraint is not None:
+                self.constraint.accept(token_id)
+                self._follow(self.constraint)
             if stopped:
                 self.finish_reason = FinishReason.STOP
-            elif self.generated >= self._limit:
+            elif not self.finish_reason and self.generated >= self._limit:
                 self.finish_reason = FinishReason.LENGTH
         if self.finish_reason:
             text += self._stops.flush()
-        return Output(self.id, ids, self._unpublished(text), self.finish_reason)
+        return Output(
+            self.id,
+            ids,
+            self._unpublished(text),
+            self.finish_reason,
+            logprobs=(logprobs,) if ids and logprobs else (),
+            error=self.error,
+        )
+
+    @property
+    def last_output(self) -> Output:
+        """Of a sequence that ends without another token."""
+        return Output(self.id, finish_reason=self.finish_reason, error=self.error)
+
+    def _follow(self, constraint: Constraint) -> None:
+        """End where the grammar does."""
+        if constraint.error is not None:
+            self._fail(constraint.error)
+        elif constraint.is_complete:
+            self.finish_reason = FinishReason.STOP
+
+    def _fail(self, error: MiniVaultError) -> None:
+        self.finish_reason, self.error = FinishReason.ERROR, error
 
     def _replay(self, request: EngineRequest) -> None:
         """Reach the state in which an earlier attempt published its last event.

@@ -9,12 +9,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from shared.errors import InvalidLogitBiasError
 from worker.engine.activation import in_strips
 from worker.engine.base import EngineRequest, Output
 from worker.engine.cache import ROWS, SlotCache, Step, aligned
+from worker.engine.constraint import Constraints
 from worker.engine.detokenizer import Decoder
+from worker.engine.logprobs import Logprobs
 from worker.engine.sampler import sample
 from worker.engine.sequence import Sequence
+from worker.engine.vocabulary import Vocabulary
 
 _IDLE_PREFILL: Final = 1024
 """Prompt tokens prefilled at once while no stream waits for its next token."""
@@ -32,6 +36,7 @@ class TransformersEngine:
         model: PreTrainedModel,
         *,
         decoder: Decoder,
+        vocabulary: Vocabulary,
         eos_ids: Collection[int],
         slots: int,
         context: int,
@@ -42,6 +47,8 @@ class TransformersEngine:
             in_strips(model)
         self._model = model
         self._decoder = decoder
+        self._vocabulary = vocabulary
+        self._constraints = Constraints(vocabulary)
         self._eos_ids = frozenset(eos_ids)
         self._slots = slots
         self._context = context
@@ -49,7 +56,8 @@ class TransformersEngine:
         self._cache = SlotCache(slots, context, model.device)
         self._running: list[Sequence] = []
         """In order of arrival."""
-        self._forward([Step(row=0, start=0, tokens=[0, 0])])  # allocates the cache
+        first = self._forward([Step(row=0, start=0, tokens=[0, 0])])  # allocates the cache
+        self._tokens = first.shape[-1]
 
     @property
     def has_work(self) -> bool:
@@ -68,9 +76,12 @@ class TransformersEngine:
         return sum(s.cached for s in list(self._running)) / (self._slots * self._context)
 
     def add(self, request: EngineRequest) -> None:
+        if max(request.params.logit_bias, default=0) >= self._tokens:
+            raise InvalidLogitBiasError(f"The model's tokens are 0 to {self._tokens - 1}.")
         sequence = Sequence(
             request, decoder=self._decoder, eos_ids=self._eos_ids, context=self._context
         )
+        sequence.preparing = self._constraints.prepare(request.params, request.generated_ids)
         sequence.row = len(self._running)
         self._running.append(sequence)
 
@@ -82,10 +93,11 @@ class TransformersEngine:
 
     def step(self) -> list[Output]:
         """Prefill a chunk of what has arrived, then decode one token of all that run."""
-        ended = [s for s in self._running if s.finish_reason]  # in an earlier attempt
-        outputs = [Output(s.id, finish_reason=s.finish_reason) for s in ended]
-        decoding = [s for s in self._running if s.pending == 1 and s not in ended]
-        prefilling = [s for s in self._running if s.pending > 1 and s not in ended]
+        ready = self._ready()
+        ended = [s for s in ready if s.finish_reason]  # in an earlier attempt, or before the first
+        outputs = [s.last_output for s in ended]
+        decoding = [s for s in ready if s.pending == 1 and s not in ended]
+        prefilling = [s for s in ready if s.pending > 1 and s not in ended]
         if prefilling:
             budget = self._prefill_chunk if decoding else _IDLE_PREFILL
             outputs += self._advance(_chunks(prefilling, budget))
@@ -95,23 +107,36 @@ class TransformersEngine:
             self._remove(sequence)
         return outputs
 
+    def _ready(self) -> list[Sequence]:
+        """What can go on. Waits only where nothing else can."""
+        if not any(s.is_ready for s in self._running):
+            self._running[0].take_prepared()
+        ready = [s for s in self._running if s.is_ready]
+        for sequence in ready:
+            sequence.take_prepared()
+        return ready
+
     def _advance(self, chunks: list[tuple[Sequence, int]]) -> list[Output]:
         """Run the model over the next tokens of some sequences; draw where none is left."""
         steps = [
             Step(row=s.row, start=s.cached, tokens=s.tokens[s.cached : s.cached + count])
             for s, count in chunks
         ]
+        complete = [i for i, (s, count) in enumerate(chunks) if s.pending == count]
+        sequences = [chunks[i][0] for i in complete]
+        constraints = [s.constraint for s in sequences if s.constraint]
+        masks = self._constraints.compute(constraints) if constraints else None
         logits = self._forward(steps)
         for sequence, count in chunks:
             sequence.cached += count
-        complete = [i for i, (sequence, _) in enumerate(chunks) if sequence.pending == 0]
-        sequences = [chunks[i][0] for i in complete]
+        if masks is not None:
+            masks.result()
         with torch.inference_mode():
-            token_ids = sample(logits[complete], sequences)
-        return [
-            sequence.accept(token_id)
-            for sequence, token_id in zip(sequences, token_ids, strict=True)
-        ]
+            rows = logits[complete]
+            logprobs = Logprobs(rows, sequences, self._vocabulary)
+            token_ids = sample(rows, sequences)
+            told = logprobs.of(token_ids)
+        return [s.accept(token_ids[i], told.get(i)) for i, s in enumerate(sequences)]
 
     @torch.inference_mode()
     def _forward(self, steps: list[Step]) -> Tensor:
