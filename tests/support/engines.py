@@ -29,8 +29,8 @@ def slot_engine(model: Any, decoder: Any, **changes: Any) -> TransformersEngine:
     model = copy.deepcopy(model)
     model.set_attn_implementation(attention.NAME)
     eos = model.generation_config.eos_token_id
-    options = {"slots": 8, "context": 256, "prefill_chunk": 32, "eos_ids": [eos], **changes}
-    return TransformersEngine(model, decoder=decoder, **options)
+    usual = {"slots": 8, "context": 256, "prefill_chunk": 32, "prefix_bytes": 0, "eos_ids": [eos]}
+    return TransformersEngine(model, decoder=decoder, **usual | changes)
 
 
 class Collected:

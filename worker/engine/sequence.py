@@ -11,7 +11,7 @@ from worker.engine.stopping import StopStrings
 
 
 class Sequence:
-    """The state of a request between steps. `row` and `cached` belong to the engine."""
+    """The state of a request between steps. `row` to `kept` belong to the engine."""
 
     def __init__(
         self,
@@ -23,6 +23,7 @@ class Sequence:
     ) -> None:
         """`context` is the most tokens, prompt and output together, that fit a slot."""
         self.id = request.id
+        self.salt = request.salt
         self.params = request.params
         self.prompt_length = len(request.prompt_ids)
         self.tokens = list(request.prompt_ids)
@@ -30,6 +31,10 @@ class Sequence:
         """Row of the KV cache."""
         self.cached = 0
         """Leading tokens whose keys and values are in the cache."""
+        self.recalled = 0
+        """How many of these did not have to be computed, until that is told."""
+        self.kept = 0
+        """How many of these are stored for other requests, unless they were dropped since."""
         self.finish_reason: FinishReason | None = None
         self._limit = min(request.params.max_tokens, context - self.prompt_length)
         self._eos_ids = eos_ids
@@ -63,7 +68,17 @@ class Sequence:
                 self.finish_reason = FinishReason.LENGTH
         if self.finish_reason:
             text += self._stops.flush()
-        return Output(self.id, ids, self._unpublished(text), self.finish_reason)
+        return Output(
+            self.id,
+            ids,
+            self._unpublished(text),
+            self.finish_reason,
+            cached_tokens=self._tell_recalled(),
+        )
+
+    def _tell_recalled(self) -> int:
+        recalled, self.recalled = min(self.recalled, self.prompt_length), 0
+        return recalled
 
     def _replay(self, request: EngineRequest) -> None:
         """Reach the state in which an earlier attempt published its last event.
