@@ -69,7 +69,7 @@ class PrefixCache:
             store.index_copy_(0, at, blocks.transpose(0, 1))
 
     def _store(self, slots: Tensor) -> Tensor:
-        """[blocks, heads, BLOCK, head size]"""
+        """Room for blocks of these, [blocks, heads, BLOCK, head size]."""
         return allocate((self._index.capacity, slots.shape[1], BLOCK, slots.shape[3]), slots)
 
 

@@ -166,7 +166,8 @@ class TransformersEngine:
         """What to prefill in one pass, first come first served.
 
         The pass is as wide as its longest chunk, so a sequence joins only where all rows at
-        that width stay within `budget` tokens; the first one alone may be cut to it.
+        that width stay within `budget` tokens; the first one alone may be cut to it. One that
+        begins like another in the pass waits for the next, and for what is known then.
         """
         first = prefilling[0]
         self._recall(first)
@@ -174,6 +175,8 @@ class TransformersEngine:
         chunks = [(first, width)]
         for sequence in prefilling[1:]:
             self._recall(sequence)
+            if self._prefixes.bytes and any(_alike(other, sequence) for other, _ in chunks):
+                continue
             width = max(width, sequence.pending)
             if width * (len(chunks) + 1) > budget:
                 break
@@ -187,9 +190,7 @@ class TransformersEngine:
         alike.
         """
         there = sequence.cached
-        sequence.cached = self._prefixes.recall(
-            sequence.salt, sequence.tokens, sequence.row, there
-        )
+        sequence.cached = self._prefixes.recall(sequence.salt, sequence.tokens, sequence.row, there)
         if sequence.cached > there:
             sequence.recalled += sequence.cached - there
             sequence.kept = sequence.cached
@@ -200,3 +201,13 @@ class TransformersEngine:
             computed = sequence.tokens[: sequence.cached]
             self._prefixes.keep(sequence.salt, computed, sequence.row, sequence.kept)
             sequence.kept = sequence.cached // BLOCK * BLOCK
+
+
+def _alike(computed: Sequence, other: Sequence) -> bool:
+    """Whether a block that `other` has yet to see is one that `computed` is about to see."""
+    end = other.cached // BLOCK * BLOCK + BLOCK
+    return (
+        computed.salt == other.salt
+        and computed.cached < end < len(other.tokens)
+        and computed.tokens[:end] == other.tokens[:end]
+    )
