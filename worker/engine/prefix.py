@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from worker.engine.blocks import BLOCK, BlockIndex
 from worker.engine.cache import allocate
+
+_UNSHARED: Final = 32768
+"""Elements up to which torch copies on one thread. To wait for others takes longer than to copy:
+on a busy machine, far longer."""
 
 
 class PrefixCache:
@@ -20,6 +25,7 @@ class PrefixCache:
 
     def __init__(self, slots: Sequence[Tensor], max_bytes: int) -> None:
         """`slots`: keys and values of all layers, each [rows, heads, columns, head size]."""
+        self._device = slots[0].device
         self._block_bytes = sum(each[0, :, :BLOCK].nbytes for each in slots)
         self._index = BlockIndex(max_bytes // self._block_bytes)
         self._stores = [(each, self._store(each)) for each in slots if self._index.capacity]
@@ -48,9 +54,10 @@ class PrefixCache:
         first, end = there // BLOCK, len(numbers)
         if end * BLOCK <= there:
             return there
+        wanted = torch.tensor(numbers[first:], device=self._device)
         for slots, store in self._stores:
-            at = torch.tensor(numbers[first:], device=store.device)
-            _blocks(slots, row, first, end).copy_(store[at].transpose(0, 1))
+            for at, blocks in _pieces(wanted, _blocks(slots, row, first, end)):
+                blocks.copy_(store.index_select(0, at))
         return end * BLOCK
 
     @torch.inference_mode()
@@ -63,10 +70,10 @@ class PrefixCache:
         first, numbers = self._index.insert(salt, tokens, kept // BLOCK)
         if not numbers:
             return
+        added = torch.tensor(numbers, device=self._device)
         for slots, store in self._stores:
-            at = torch.tensor(numbers, device=store.device)
-            blocks = _blocks(slots, row, first, first + len(numbers))
-            store.index_copy_(0, at, blocks.transpose(0, 1))
+            for at, blocks in _pieces(added, _blocks(slots, row, first, first + len(numbers))):
+                store.index_copy_(0, at, blocks)
 
     def _store(self, slots: Tensor) -> Tensor:
         """Room for blocks of these, [blocks, heads, BLOCK, head size]."""
@@ -74,6 +81,14 @@ class PrefixCache:
 
 
 def _blocks(slots: Tensor, row: int, first: int, end: int) -> Tensor:
-    """A part of a slot as [heads, blocks, BLOCK, head size], in place."""
+    """A part of a slot as [blocks, heads, BLOCK, head size], in place."""
     part = slots[row, :, first * BLOCK : end * BLOCK]
-    return part.unflatten(1, (end - first, BLOCK))
+    return part.unflatten(1, (end - first, BLOCK)).transpose(0, 1)
+
+
+def _pieces(numbers: Tensor, blocks: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Both, so many at a time as are copied best."""
+    together = len(numbers)
+    if numbers.device.type == "cpu":
+        together = max(1, _UNSHARED // blocks[0].numel())
+    return zip(numbers.split(together), blocks.split(together), strict=True)
