@@ -88,6 +88,12 @@ class Settings(BaseSettings):
     prefill_chunk: int = Field(
         128, ge=16, description="Prompt tokens prefilled per step while other streams run."
     )
+    prefix_cache_mb: int = Field(
+        512,
+        ge=0,
+        description="MiB in which a worker keeps, for each loaded model, what it has computed of "
+        "prompts and answers, for prompts that begin alike; the least recently used goes. 0: none.",
+    )
     max_prompt_tokens: int = Field(1024, ge=1, description="Longest prompt, in tokens.")
     max_tokens: int = Field(1024, ge=1, description="Largest `max_tokens` a request may ask for.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where models run.")

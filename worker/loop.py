@@ -121,6 +121,10 @@ class EngineLoop(SideThread):
         return max((model.engine.kv_usage for model in self._shelf), default=0.0)
 
     @property
+    def prefix_bytes(self) -> int:
+        return sum(model.engine.prefix_bytes for model in self._shelf)
+
+    @property
     def stuck_seconds(self) -> float:
         """Since it has last finished a step or begun anything; 0 while there is nothing to do."""
         return 0.0 if self._idle else time.monotonic() - self._moved_at
@@ -242,7 +246,9 @@ class EngineLoop(SideThread):
     def _pass_on(self, output: Output) -> None:
         run = self._runs[output.id]
         self._opening.discard(output.id)
-        run.cached_tokens = run.cached_tokens or output.cached_tokens
+        if output.cached_tokens:
+            run.cached_tokens = output.cached_tokens
+            self._metrics.recalled(run)
         if output.ids:
             since = run.last_token_at
             run.tick()

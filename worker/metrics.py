@@ -56,6 +56,12 @@ class WorkerMetrics:
         self._prompt_tokens = counter(
             "prompt_tokens", "Tokens of prompts, counted as each is begun.", "model"
         )
+        self._prefix_hits = counter(
+            "prefix_cache_hits", "Prompts of which a beginning was known.", "model"
+        )
+        self._prefix_hit_tokens = counter(
+            "prefix_cache_hit_tokens", "Their tokens that were not computed again.", "model"
+        )
         self._generation_tokens = counter("generation_tokens", "Tokens generated.", "model")
         self._requests = counter(
             "requests", "Requests that ended, by how.", "model", "finish_reason"
@@ -89,6 +95,11 @@ class WorkerMetrics:
         """Its prompt is known to the engine."""
         if not run.resumes:
             self._prompt_tokens.labels(run.request.model).inc(len(run.prompt_ids))
+
+    def recalled(self, run: Run) -> None:
+        """So many of its prompt's tokens are cached that it has told just now."""
+        self._prefix_hits.labels(run.request.model).inc()
+        self._prefix_hit_tokens.labels(run.request.model).inc(run.cached_tokens)
 
     def generated(self, run: Run, count: int, since: float | None) -> None:
         """`count` tokens came just now; `since` is when those before them came, if any did."""

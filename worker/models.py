@@ -178,6 +178,7 @@ def _load(spec: ModelSpec, settings: Settings) -> LoadedModel:
             slots=settings.slots,
             context=context,
             prefill_chunk=settings.prefill_chunk,
+            prefix_bytes=settings.prefix_cache_mb * 2**20,
         )
     except ModelUnavailableError:
         raise

@@ -129,7 +129,8 @@ class WorkerService:
         gauge("requests_running", "Requests in slots.", lambda: len(self._attempts))
         gauge("models_loaded", "Models in memory.", lambda: len(self._loop.loaded))
         gauge("kv_cache_bytes", "Memory for KV caches.", lambda: self._loop.kv_bytes)
-        gauge("kv_cache_usage", "Share of it that is used.", lambda: self._loop.kv_usage)
+        gauge("kv_cache_usage", "Share of slots' that is used.", lambda: self._loop.kv_usage)
+        gauge("prefix_cache_bytes", "What prefix caches hold.", lambda: self._loop.prefix_bytes)
 
     def run(self) -> bool:
         """Serve until `stop` or a signal; True if it ended as asked.

@@ -32,7 +32,8 @@ def slot_engine(model: Any, decoder: Any, **changes: Any) -> TransformersEngine:
     model = copy.deepcopy(model)
     model.set_attn_implementation(attention.NAME)
     eos = model.generation_config.eos_token_id
-    options = {"slots": 8, "context": 256, "prefill_chunk": 32, "eos_ids": [eos], **changes}
+    usual = {"slots": 8, "context": 256, "prefill_chunk": 32, "prefix_bytes": 0, "eos_ids": [eos]}
+    options = usual | changes
     options.setdefault("vocabulary", Vocabulary(byte_tokenizer, decoder))
     return TransformersEngine(model, decoder=decoder, **options)
 

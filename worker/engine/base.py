@@ -54,12 +54,17 @@ class Engine(Protocol):
 
     @property
     def kv_bytes(self) -> int:
-        """Memory set aside for the KV cache."""
+        """Memory set aside for keys and values: the slots' and those of prompts gone by."""
         ...
 
     @property
     def kv_usage(self) -> float:
-        """Share of that memory which holds tokens, 0 to 1. From any thread."""
+        """Share of the slots' memory which holds tokens, 0 to 1. From any thread."""
+        ...
+
+    @property
+    def prefix_bytes(self) -> int:
+        """What is held of prompts gone by, for those that begin alike. From any thread."""
         ...
 
     def add(self, request: EngineRequest) -> None:

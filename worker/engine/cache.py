@@ -82,8 +82,13 @@ class SlotCache(Cache):
         self._placement: Placement | None = None
 
     @property
+    def tensors(self) -> list[Tensor]:
+        """Keys and values of each layer."""
+        return [tensor for pair in self._stored.values() for tensor in pair]
+
+    @property
     def bytes(self) -> int:
-        return sum(tensor.nbytes for pair in self._stored.values() for tensor in pair)
+        return sum(tensor.nbytes for tensor in self.tensors)
 
     def place(self, batch: list[Step]) -> Placement:
         """Prepare the next forward pass, whose layers will `update` accordingly."""
@@ -131,9 +136,8 @@ class SlotCache(Cache):
     @torch.inference_mode()
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` tokens of one row over another."""
-        for pair in self._stored.values():
-            for tensor in pair:
-                tensor[target, :, :length] = tensor[source, :, :length]
+        for tensor in self.tensors:
+            tensor[target, :, :length] = tensor[source, :, :length]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002  (transformers' signature)
         """Always 0: rows differ in length, and their positions are given explicitly."""
@@ -141,15 +145,21 @@ class SlotCache(Cache):
 
     def _zeros(self, states: Tensor) -> Tensor:
         """A layer's storage. Zeroed, since a masked score of NaN would still be NaN."""
-        shape = (self._rows, states.shape[1], self._columns, states.shape[3])
-        if self._device.type != "cpu":
-            return states.new_zeros(shape)
-        # Taken from the kernel page by page as tokens are written: a slot costs what it holds.
-        # In huge pages, a row's first token would zero megabytes in every layer.
-        memory = mmap.mmap(-1, math.prod(shape) * states.element_size())
-        if hasattr(mmap, "MADV_NOHUGEPAGE"):  # Linux
-            memory.madvise(mmap.MADV_NOHUGEPAGE)
-        return torch.frombuffer(memory, dtype=states.dtype).view(shape)
+        return allocate((self._rows, states.shape[1], self._columns, states.shape[3]), states)
+
+
+def allocate(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Zeros of the kind of `like`.
+
+    On a CPU taken from the kernel page by page as they are written: a slot costs what it holds.
+    In huge pages, a row's first token would zero megabytes in every layer.
+    """
+    if like.device.type != "cpu":
+        return like.new_zeros(shape)
+    memory = mmap.mmap(-1, math.prod(shape) * like.element_size())
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):  # Linux
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return torch.frombuffer(memory, dtype=like.dtype).view(shape)
 
 
 def keys_read(count: int) -> int:

@@ -42,6 +42,7 @@ class FakeEngine:
 
     kv_bytes = 0
     kv_usage = 0.0
+    prefix_bytes = 0
 
     def __init__(self, *, slots: int = 4, context: int = 4096, step_seconds: float = 0) -> None:
         self.batch_sizes: list[int] = []

@@ -14,7 +14,7 @@ from worker.engine.stopping import StopStrings
 
 
 class Sequence:
-    """The state of a request between steps. `row` and `cached` belong to the engine."""
+    """The state of a request between steps. `row` to `kept` belong to the engine."""
 
     def __init__(
         self,
@@ -26,6 +26,7 @@ class Sequence:
     ) -> None:
         """`context` is the most tokens, prompt and output together, that fit a slot."""
         self.id = request.id
+        self.salt = request.salt
         self.params = request.params
         self.prompt_length = len(request.prompt_ids)
         self.tokens = list(request.prompt_ids)
@@ -33,6 +34,10 @@ class Sequence:
         """Row of the KV cache."""
         self.cached = 0
         """Leading tokens whose keys and values are in the cache."""
+        self.recalled = 0
+        """How many of these did not have to be computed, until that is told."""
+        self.kept = 0
+        """How many of these are stored for other requests, unless they were dropped since."""
         self.finish_reason: FinishReason | None = None
         self.error: MiniVaultError | None = None
         """Why it can't go on, if that is its finish reason."""
@@ -100,6 +105,7 @@ class Sequence:
             self.finish_reason,
             logprobs=(logprobs,) if ids and logprobs else (),
             error=self.error,
+            cached_tokens=self._tell_recalled(),
         )
 
     @property
@@ -116,6 +122,10 @@ class Sequence:
 
     def _fail(self, error: MiniVaultError) -> None:
         self.finish_reason, self.error = FinishReason.ERROR, error
+
+    def _tell_recalled(self) -> int:
+        recalled, self.recalled = min(self.recalled, self.prompt_length), 0
+        return recalled
 
     def _replay(self, request: EngineRequest) -> None:
         """Reach the state in which an earlier attempt published its last event.

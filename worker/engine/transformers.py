@@ -12,16 +12,20 @@ from transformers import PreTrainedModel
 from shared.errors import InvalidLogitBiasError
 from worker.engine.activation import in_strips
 from worker.engine.base import EngineRequest, Output
+from worker.engine.blocks import BLOCK
 from worker.engine.cache import ROWS, SlotCache, Step, aligned
 from worker.engine.constraint import Constraints
 from worker.engine.detokenizer import Decoder
 from worker.engine.logprobs import Logprobs
+from worker.engine.prefix import PrefixCache
 from worker.engine.sampler import sample
 from worker.engine.sequence import Sequence
 from worker.engine.vocabulary import Vocabulary
 
 _IDLE_PREFILL: Final = 1024
 """Prompt tokens prefilled at once while no stream waits for its next token."""
+_KEPT_TOGETHER: Final = 4 * BLOCK
+"""Generated tokens that are stored at a time: fewer cost more, more could be felt as a pause."""
 
 
 class TransformersEngine:
@@ -41,8 +45,9 @@ class TransformersEngine:
         slots: int,
         context: int,
         prefill_chunk: int,
+        prefix_bytes: int,
     ) -> None:
-        """`context` and `prefill_chunk` in tokens."""
+        """`context` and `prefill_chunk` in tokens; `prefix_bytes`: for prompts gone by."""
         if model.device.type == "cpu":
             in_strips(model)
         self._model = model
@@ -58,6 +63,7 @@ class TransformersEngine:
         """In order of arrival."""
         first = self._forward([Step(row=0, start=0, tokens=[0, 0])])  # allocates the cache
         self._tokens = first.shape[-1]
+        self._prefixes = PrefixCache(self._cache.tensors, prefix_bytes)
 
     @property
     def has_work(self) -> bool:
@@ -69,11 +75,15 @@ class TransformersEngine:
 
     @property
     def kv_bytes(self) -> int:
-        return self._cache.bytes
+        return self._cache.bytes + self._prefixes.bytes
 
     @property
     def kv_usage(self) -> float:
         return sum(s.cached for s in list(self._running)) / (self._slots * self._context)
+
+    @property
+    def prefix_bytes(self) -> int:
+        return self._prefixes.bytes_held
 
     def add(self, request: EngineRequest) -> None:
         if max(request.params.logit_bias, default=0) >= self._tokens:
@@ -100,9 +110,13 @@ class TransformersEngine:
         prefilling = [s for s in ready if s.pending > 1 and s not in ended]
         if prefilling:
             budget = self._prefill_chunk if decoding else _IDLE_PREFILL
-            outputs += self._advance(_chunks(prefilling, budget))
+            outputs += self._advance(self._chunks(prefilling, budget))
+            for sequence in prefilling:
+                self._keep(sequence, at_least=BLOCK)
         if decoding:
             outputs += self._advance([(s, 1) for s in decoding])
+            for sequence in decoding:
+                self._keep(sequence, at_least=_KEPT_TOGETHER)
         for sequence in [s for s in self._running if s.finish_reason]:
             self._remove(sequence)
         return outputs
@@ -165,6 +179,7 @@ class TransformersEngine:
         return logits[[step.row for step in steps]] if decode else logits
 
     def _remove(self, sequence: Sequence) -> None:
+        self._keep(sequence, at_least=BLOCK)
         self._running.remove(sequence)
         last = len(self._running)
         for moved in self._running:
@@ -172,19 +187,52 @@ class TransformersEngine:
                 self._cache.move(last, sequence.row, moved.cached)
                 moved.row = sequence.row
 
+    def _chunks(self, prefilling: list[Sequence], budget: int) -> list[tuple[Sequence, int]]:
+        """What to prefill in one pass, first come first served.
 
-def _chunks(prefilling: list[Sequence], budget: int) -> list[tuple[Sequence, int]]:
-    """What to prefill in one pass, first come first served.
+        The pass is as wide as its longest chunk, so a sequence joins only where all rows at
+        that width stay within `budget` tokens; the first one alone may be cut to it. One that
+        begins like another in the pass waits for the next, and for what is known then.
+        """
+        first = prefilling[0]
+        self._recall(first)
+        width = min(first.pending, budget)
+        chunks = [(first, width)]
+        for sequence in prefilling[1:]:
+            self._recall(sequence)
+            if self._prefixes.bytes and any(_alike(other, sequence) for other, _ in chunks):
+                continue
+            width = max(width, sequence.pending)
+            if width * (len(chunks) + 1) > budget:
+                break
+            chunks.append((sequence, sequence.pending))
+        return chunks
 
-    The pass is as wide as its longest chunk, so a sequence joins only where all rows at
-    that width stay within `budget` tokens; the first one alone may be cut to it.
-    """
-    first = prefilling[0]
-    width = min(first.pending, budget)
-    chunks = [(first, width)]
-    for sequence in prefilling[1:]:
-        width = max(width, sequence.pending)
-        if width * (len(chunks) + 1) > budget:
-            break
-        chunks.append((sequence, sequence.pending))
-    return chunks
+    def _recall(self, sequence: Sequence) -> None:
+        """Take over what is known of its prompt.
+
+        As late as possible, and again before every chunk: those before it in the line may begin
+        alike.
+        """
+        there = sequence.cached
+        sequence.cached = self._prefixes.recall(sequence.salt, sequence.tokens, sequence.row, there)
+        if sequence.cached > there:
+            sequence.recalled += sequence.cached - there
+            sequence.kept = sequence.cached
+
+    def _keep(self, sequence: Sequence, at_least: int) -> None:
+        """Store what has been computed since the last time, once it is so many tokens."""
+        if sequence.cached - sequence.kept >= at_least:
+            computed = sequence.tokens[: sequence.cached]
+            self._prefixes.keep(sequence.salt, computed, sequence.row, sequence.kept)
+            sequence.kept = sequence.cached // BLOCK * BLOCK
+
+
+def _alike(computed: Sequence, other: Sequence) -> bool:
+    """Whether a block that `other` has yet to see is one that `computed` is about to see."""
+    end = other.cached // BLOCK * BLOCK + BLOCK
+    return (
+        computed.salt == other.salt
+        and computed.cached < end < len(other.tokens)
+        and computed.tokens[:end] == other.tokens[:end]
+    )
