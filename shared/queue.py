@@ -39,6 +39,14 @@ class WorkerInfo(msgspec.Struct, frozen=True):
     host: str = ""
     parent: int = 0
     """Process that starts this one again; what a supervisor knows."""
+    coming: tuple[str, ...] = ()
+    """Models that are about to be in memory."""
+    places: int = 1
+    """Models that may be in memory at once."""
+    refused: tuple[str, ...] = ()
+    """Models that did not fit into its memory of late."""
+    swaps: int = 0
+    """Models that it has put out of memory for another one."""
 
 
 class Limits(NamedTuple):
