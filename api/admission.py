@@ -24,7 +24,6 @@ from api.feed import Feed
 from api.relay import Admission
 from api.schemas import GenerateBody
 from api.state import State
-from shared.errors import UnknownModelError
 from shared.job import GenerationRequest, new_job_id, now
 from shared.queue import IDEMPOTENCY_TTL, Idempotency
 from shared.settings import Settings
@@ -60,6 +59,7 @@ async def admit_all(
     """
     if state.relay.draining:
         raise StoppingError("This process is stopping and takes no new requests.")
+    await state.served.require({draft.model for draft in drafts if draft.model is not None})
     for draft in drafts:
         _check(draft, state.settings)
     if state.limiter is not None:
@@ -140,10 +140,6 @@ def _idempotency(key: str | None, number: int, draft: Draft) -> Idempotency | No
 
 def _check(draft: Draft, settings: Settings) -> None:
     """Hold a draft to what the settings allow."""
-    if draft.model is not None and draft.model not in settings.models:
-        raise UnknownModelError(
-            f"There is no such model here. Known: {', '.join(settings.models)}."
-        )
     problems = []
     if draft.params.max_tokens > settings.max_tokens:
         problems.append(FieldProblem("max_tokens", f"At most {settings.max_tokens} are allowed."))

@@ -9,6 +9,7 @@ from fastapi import Depends
 from starlette.requests import Request
 
 from api.deps import StateDep
+from api.errors import AdminRequiredError
 from api.proxies import limit_key
 
 
@@ -27,3 +28,12 @@ def _caller(request: Request, state: StateDep) -> Caller:
 
 
 CallerDep = Annotated[Caller, Depends(_caller)]
+
+
+def _admin(caller: CallerDep) -> Caller:
+    if not caller.admin:
+        raise AdminRequiredError
+    return caller
+
+
+AdminDep = Annotated[Caller, Depends(_admin)]

@@ -11,8 +11,10 @@ from shared.errors import (
     GenerationError,
     InvalidPromptError,
     MiniVaultError,
+    ModelTooLargeError,
     ModelUnavailableError,
     NoChatTemplateError,
+    NoPlaceError,
     PromptTooLongError,
     UnknownModelError,
     WaitedTooLongError,
@@ -92,12 +94,32 @@ class StoppingError(MiniVaultError):
     code = "stopping"
 
 
+class AdminRequiredError(MiniVaultError):
+    """Only an administrator may do this."""
+
+    code = "admin_required"
+
+
+class ModelPinnedError(MiniVaultError):
+    """The model is pinned. Unpin it first."""
+
+    code = "model_pinned"
+
+
+class ModelInSettingsError(MiniVaultError):
+    """The settings name the model; it can't be withdrawn at run time."""
+
+    code = "model_in_settings"
+
+
 _OF_JOBS: Final[Mapping[str, type[MiniVaultError]]] = {
     kind.code: kind
     for kind in (
         InvalidPromptError,
+        ModelTooLargeError,
         ModelUnavailableError,
         NoChatTemplateError,
+        NoPlaceError,
         PromptTooLongError,
         UnknownModelError,
         WaitedTooLongError,
@@ -109,3 +131,8 @@ _OF_JOBS: Final[Mapping[str, type[MiniVaultError]]] = {
 def failure(event: Failed) -> MiniVaultError:
     """The error that a failed job means for whoever waits for its response."""
     return _OF_JOBS.get(event.code, GenerationError)(event.message)
+
+
+def model_problem(code: str, message: str) -> MiniVaultError:
+    """The error that a worker answers with to what it was told about a model."""
+    return _OF_JOBS.get(code, ModelUnavailableError)(message)

@@ -34,6 +34,7 @@ STATUS: Final[Mapping[str, int]] = {
     "invalid_prompt": 400,
     "no_chat_template": 400,
     "prompt_too_long": 400,
+    "admin_required": 403,
     "priority_not_allowed": 403,
     "job_not_found": 404,
     "not_found": 404,
@@ -42,6 +43,8 @@ STATUS: Final[Mapping[str, int]] = {
     "not_acceptable": 406,
     "request_timeout": 408,
     "idempotency_conflict": 409,
+    "model_in_settings": 409,
+    "model_pinned": 409,
     "job_expired": 410,
     "body_too_large": 413,
     "unsupported_media_type": 415,
@@ -55,11 +58,13 @@ STATUS: Final[Mapping[str, int]] = {
     "worker_lost": 502,
     "expired": 503,
     "model_unavailable": 503,
+    "no_place": 503,
     "no_worker": 503,
     "queue_full": 503,
     "redis_unavailable": 503,
     "stopping": 503,
     "too_many_connections": 503,
+    "model_too_large": 507,
 }
 """HTTP status of every code that a client can meet. A code that is not here is a bug: 500."""
 

@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from api.attendance import Attendance
 from api.feed import Feed
+from api.fleet import Fleet
 from api.hub import Subscriptions
 from api.limits import ClientRateLimiter, limiter
 from api.line import LOOK_SECONDS, Line
@@ -18,6 +19,7 @@ from api.pace import Pace
 from api.proxies import Proxies
 from api.relay import Relay
 from api.repeating import repeating
+from api.served import Served
 from shared.queue import JobQueue, Limits
 from shared.redis import connect, connect_async
 from shared.settings import Settings
@@ -33,6 +35,8 @@ class State:
     relay: Relay
     proxies: Proxies
     limiter: ClientRateLimiter | None
+    served: Served
+    fleet: Fleet
 
 
 @asynccontextmanager
@@ -43,12 +47,13 @@ async def open_state(settings: Settings, metrics: ApiMetrics) -> AsyncIterator[S
         async with connect_async(settings, PROCESS) as redis, Subscriptions(redis) as subscriptions:
             proxies = Proxies(settings.trusted_proxies)
             pace = Pace(redis)
+            served = Served(settings, redis)
             line = Line(redis, feeds, pace)
             attendance = Attendance(redis, feeds, settings.disconnect_grace)
             relay = Relay(
                 redis,
                 subscriptions,
-                JobQueue(redis, settings.models, result_ttl=settings.result_ttl, rq_redis=rq_redis),
+                JobQueue(redis, result_ttl=settings.result_ttl, rq_redis=rq_redis),
                 Limits(settings.max_queued, settings.max_in_flight),
                 feeds=feeds,
                 attendance=attendance,
@@ -66,4 +71,6 @@ async def open_state(settings: Settings, metrics: ApiMetrics) -> AsyncIterator[S
                     relay=relay,
                     proxies=proxies,
                     limiter=limiter(settings.rate_limit, redis, proxies),
+                    served=served,
+                    fleet=Fleet(settings, redis, served),
                 )

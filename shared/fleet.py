@@ -79,7 +79,7 @@ class PullState(msgspec.Struct, frozen=True):
 T = TypeVar("T")
 
 
-def decode(raw: bytes, kind: type[T]) -> T:
+def decode(raw: bytes | str, kind: type[T]) -> T:
     """One of the above.
 
     Raises:

@@ -125,12 +125,15 @@ class Agenda:
             if out and not victims:
                 return False
             expendable = min(victims, key=self._is_only_here, default=None)
-        lock = names.bringing(name)
-        if not self._redis.set(lock, self._worker, nx=True, px=_BRINGING_MS):
-            if self._redis.get(lock) != self._worker.encode():
-                return False
         shelf.expendable = expendable.name if expendable else None
-        return True
+        return self._is_first(name)
+
+    def _is_first(self, name: str) -> bool:
+        """No other worker has just decided to bring the model in."""
+        lock = names.bringing(name)
+        if self._redis.set(lock, self._worker, nx=True, px=_BRINGING_MS):
+            return True
+        return bool(self._redis.get(lock) == self._worker.encode())
 
     def _is_only_here(self, model: Resident) -> bool:
         return model.name not in self._elsewhere

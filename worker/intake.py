@@ -95,7 +95,7 @@ class GenerationWorker(BaseWorker):
     def serve(self, models: Sequence[str]) -> None:
         """Tell RQ, and so dashboards, whose queues this worker looks after from now on."""
         self.queues = [rq_queue(self.connection, model) for model in models]
-        self.connection.hset(self.key, "queues", ",".join(self.queue_names()))  # type: ignore[no-untyped-call]  # RQ
+        self.connection.hset(self.key, "queues", ",".join(self.queue_names()))
 
     def release(self) -> None:
         """Give a slot back."""

@@ -123,9 +123,12 @@ class Steward(SideThread):
         def told(error: MiniVaultError | None) -> None:
             if error is not None:
                 get_logger().error("pinned model not loaded", model=name, reason=error.detail)
-            self._outcomes.put(lambda: self._redis.hdel(names.PIN_DEATHS, name))
+            self._outcomes.put(lambda: self._survived(name))
 
         self._loop.load(name, told)
+
+    def _survived(self, name: str) -> None:
+        self._redis.hdel(names.PIN_DEATHS, name)
 
     def _listen(self) -> None:
         timeout = _ANSWERING if self._open_orders or not self._outcomes.empty() else INTERVAL
