@@ -64,8 +64,9 @@ async def admit_all(
     """
     if state.relay.draining:
         raise StoppingError("This process is stopping and takes no new requests.")
+    models = await state.served.to(caller, [draft.model for draft in drafts])
     for draft in drafts:
-        _check(draft, state.settings, caller)
+        _check(draft, state.settings, caller, models)
     async with in_time():
         await state.limits.take(request, caller)
     for draft in drafts:  # what takes more than a look, only of those who may
@@ -73,7 +74,7 @@ async def admit_all(
             await state.grammars.check(draft.params.grammar)
     return [
         Admission(
-            request=_job(draft, request, state.settings, caller),
+            request=_job(draft, request, caller, default_model=models[0]),
             ttl=draft.ttl or state.settings.queue_ttl,
             idempotency=_idempotency(idempotency_key, number, draft),
             max_in_flight=caller.allowance.max_in_flight,
@@ -117,10 +118,12 @@ Submitted = Annotated[Feed, Depends(_submitted)]
 """The feed of the request's job."""
 
 
-def _job(draft: Draft, request: Request, settings: Settings, caller: Caller) -> GenerationRequest:
+def _job(
+    draft: Draft, request: Request, caller: Caller, *, default_model: str
+) -> GenerationRequest:
     return GenerationRequest(
         id=new_job_id(),
-        model=draft.model or caller.models(settings.models)[0],
+        model=draft.model or default_model,
         prompt=draft.prompt,
         messages=draft.messages,
         prompt_ids=draft.prompt_ids,
@@ -154,9 +157,8 @@ def _allotment(draft: Draft, settings: Settings, caller: Caller) -> Allotment | 
     return Allotment(daily, reserved=prompt + draft.params.max_tokens)
 
 
-def _check(draft: Draft, settings: Settings, caller: Caller) -> None:
-    """Hold a draft to what the settings allow, and the caller's key."""
-    models = caller.models(settings.models)
+def _check(draft: Draft, settings: Settings, caller: Caller, models: Sequence[str]) -> None:
+    """Hold a draft to what the settings allow, and the caller's key, which may use `models`."""
     if not models or draft.model not in (None, *models):
         # What the key may not use is as if it were not.
         raise UnknownModelError(f"There is no such model here. Known: {', '.join(models)}.")

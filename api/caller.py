@@ -9,7 +9,7 @@ from typing import Annotated, Final
 from fastapi import Depends
 from starlette.requests import Request
 
-from api.errors import AdminOnlyError
+from api.errors import AdminRequiredError
 from shared.keys import Allowance
 
 EVERYBODYS: Final = Allowance()
@@ -45,7 +45,7 @@ CallerDep = Annotated[Caller, Depends(_caller)]
 
 def _admin(caller: CallerDep) -> Caller:
     if not caller.admin:
-        raise AdminOnlyError
+        raise AdminRequiredError
     return caller
 
 

@@ -13,8 +13,10 @@ from shared.errors import (
     InvalidLogitBiasError,
     InvalidPromptError,
     MiniVaultError,
+    ModelTooLargeError,
     ModelUnavailableError,
     NoChatTemplateError,
+    NoPlaceError,
     PromptTooLongError,
     UnknownModelError,
     WaitedTooLongError,
@@ -90,12 +92,6 @@ class AmbiguousKeyError(MiniVaultError):
     code = "ambiguous_api_key"
 
 
-class AdminOnlyError(MiniVaultError):
-    """This needs an administrator's API key."""
-
-    code = "admin_only"
-
-
 class NotAcceptableError(MiniVaultError):
     """This resource is served as text/event-stream or text/plain; `Accept` allows neither."""
 
@@ -138,14 +134,34 @@ class StoppingError(MiniVaultError):
     code = "stopping"
 
 
+class AdminRequiredError(MiniVaultError):
+    """Only an administrator may do this."""
+
+    code = "admin_required"
+
+
+class ModelPinnedError(MiniVaultError):
+    """The model is pinned. Unpin it first."""
+
+    code = "model_pinned"
+
+
+class ModelInSettingsError(MiniVaultError):
+    """The settings name the model; it can't be withdrawn at run time."""
+
+    code = "model_in_settings"
+
+
 _OF_JOBS: Final[Mapping[str, type[MiniVaultError]]] = {
     kind.code: kind
     for kind in (
         InvalidGrammarError,
         InvalidLogitBiasError,
         InvalidPromptError,
+        ModelTooLargeError,
         ModelUnavailableError,
         NoChatTemplateError,
+        NoPlaceError,
         PromptTooLongError,
         UnknownModelError,
         WaitedTooLongError,
@@ -157,3 +173,8 @@ _OF_JOBS: Final[Mapping[str, type[MiniVaultError]]] = {
 def failure(event: Failed) -> MiniVaultError:
     """The error that a failed job means for whoever waits for its response."""
     return _OF_JOBS.get(event.code, GenerationError)(event.message)
+
+
+def model_problem(code: str, message: str) -> MiniVaultError:
+    """The error that a worker answers with to what it was told about a model."""
+    return _OF_JOBS.get(code, ModelUnavailableError)(message)

@@ -63,7 +63,7 @@ class ApiMetrics:
         self._repairs.inc()
 
     async def exposition(self, redis: Redis, models: tuple[str, ...]) -> bytes:
-        """All of it, in Prometheus' text format."""
+        """All of it, in Prometheus' text format. `models` are those of the settings."""
         try:
             async with in_time():
                 await self._look(redis, models)
@@ -75,6 +75,8 @@ class ApiMetrics:
 
     async def _look(self, redis: Redis, models: tuple[str, ...]) -> None:
         workers = await workers_async(redis)
+        added: set[bytes] = await redis.smembers(names.SERVED)  # type: ignore[assignment]
+        models = tuple(dict.fromkeys([*models, *sorted(name.decode() for name in added)]))
         pipe = redis.pipeline(transaction=False)
         for model in models:
             pipe.zcard(names.order(model))

@@ -45,7 +45,7 @@ STATUS: Final[Mapping[str, int]] = {
     "prompt_too_long": 400,
     "invalid_api_key": 401,
     "missing_api_key": 401,
-    "admin_only": 403,
+    "admin_required": 403,
     "priority_not_allowed": 403,
     "interaction_not_found": 404,
     "job_not_found": 404,
@@ -56,6 +56,8 @@ STATUS: Final[Mapping[str, int]] = {
     "request_timeout": 408,
     "idempotency_conflict": 409,
     "job_not_over": 409,
+    "model_in_settings": 409,
+    "model_pinned": 409,
     "cancelled": 410,  # a status that no client takes for a reason to ask again
     "job_expired": 410,
     "body_too_large": 413,
@@ -71,12 +73,14 @@ STATUS: Final[Mapping[str, int]] = {
     "worker_lost": 502,
     "expired": 503,
     "model_unavailable": 503,
+    "no_place": 503,
     "no_worker": 503,
     "queue_full": 503,
     "redis_unavailable": 503,
     "stopping": 503,
     "store_unavailable": 503,
     "too_many_connections": 503,
+    "model_too_large": 507,
 }
 """HTTP status of every code that a client can meet. A code that is not here is a bug: 500."""
 

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from api.archive import Archive
 from api.attendance import Attendance
 from api.feed import Feed
+from api.fleet import Fleet
 from api.grammars import GrammarCheck
 from api.hub import Subscriptions
 from api.keyring import Keyring
@@ -21,6 +22,7 @@ from api.pace import Pace
 from api.proxies import Proxies
 from api.relay import Relay
 from api.repeating import repeating
+from api.served import Served
 from shared.queue import JobQueue, Limits
 from shared.redis import connect, connect_async
 from shared.settings import Settings
@@ -40,6 +42,8 @@ class State:
     logins: FailedLogins
     archive: Archive
     grammars: GrammarCheck
+    served: Served
+    fleet: Fleet
 
 
 @asynccontextmanager
@@ -51,12 +55,13 @@ async def open_state(settings: Settings, metrics: ApiMetrics) -> AsyncIterator[S
             proxies = Proxies(settings.trusted_proxies)
             keyring = Keyring(settings)
             pace = Pace(redis)
+            served = Served(settings, redis)
             line = Line(redis, feeds, pace)
             attendance = Attendance(redis, feeds, settings.disconnect_grace)
             relay = Relay(
                 redis,
                 subscriptions,
-                JobQueue(redis, settings.models, result_ttl=settings.result_ttl, rq_redis=rq_redis),
+                JobQueue(redis, result_ttl=settings.result_ttl, rq_redis=rq_redis),
                 Limits(settings.max_queued, settings.max_in_flight),
                 feeds=feeds,
                 attendance=attendance,
@@ -80,5 +85,7 @@ async def open_state(settings: Settings, metrics: ApiMetrics) -> AsyncIterator[S
                     logins=FailedLogins(redis),
                     archive=archive,
                     grammars=grammars,
+                    served=served,
+                    fleet=Fleet(settings, redis, served),
                 )
             archive.close()

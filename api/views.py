@@ -160,7 +160,20 @@ class UsagesView(BaseModel):
 class ModelView(BaseModel):
     name: str = Field(examples=["smollm2-135m"])
     default: bool = Field(description="Serves requests that name no model.")
+    served: bool = Field(description="Requests may name it. Others are in the catalog alone.")
+    ready: bool = Field(description="It is on the machine of a live worker.")
     loaded: bool = Field(description="A live worker has it in memory.")
+    workers: list[str] = Field(description="Those that have it in memory.")
+    loading: bool = Field(description="It is about to be in a worker's memory.")
+    pinned: bool = Field(description="Every worker keeps it in memory.")
+    bytes: int = Field(description="On disk; 0: it is not there.", examples=[540_000_000])
+    memory: int = Field(
+        description="Bytes that loading it takes; 0: not known.", examples=[704_000_000]
+    )
+    memory_full: int = Field(
+        description="Bytes that it has taken once its KV cache is full.",
+        examples=[3_700_000_000],
+    )
 
 
 class ModelsView(BaseModel):

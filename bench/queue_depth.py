@@ -58,7 +58,7 @@ def main() -> None:
     )
     print("| jobs in the queue | submit | take | KiB a job | a second client's job comes |")
     print("|---|---|---|---|---|")
-    with _running_valkey() as settings:
+    with running_valkey() as settings:
         for depth in arguments.depths:
             print(asyncio.run(_measure(settings, depth, arguments.probes)))
 
@@ -75,7 +75,7 @@ async def _measure(settings: Settings, depth: int, probes: int) -> str:
     with connect(settings, "bench") as redis:
         async with connect_async(settings, "bench") as asynchronous:
             redis.flushall()
-            queue = JobQueue(asynchronous, [_MODEL], result_ttl=3600, rq_redis=redis)
+            queue = JobQueue(asynchronous, result_ttl=3600, rq_redis=redis)
             ledger = Ledger(redis, "bench", [_MODEL])
             before = _bytes_used(redis)
             for _ in range(depth):
@@ -130,7 +130,7 @@ def _bytes_used(redis: Redis) -> int:
 
 
 @contextmanager
-def _running_valkey() -> Iterator[Settings]:
+def running_valkey() -> Iterator[Settings]:
     with tempfile.TemporaryDirectory(prefix="mv-bench-") as folder:
         settings = load_settings(data_dir=Path(folder))
         settings.prepare_data_dir()

@@ -87,6 +87,18 @@ class ModelUnavailableError(MiniVaultError):
     code = "model_unavailable"
 
 
+class ModelTooLargeError(ModelUnavailableError):
+    """The model does not fit into the worker's memory."""
+
+    code = "model_too_large"
+
+
+class NoPlaceError(ModelUnavailableError):
+    """Every place in the workers' memory is taken by a pinned model."""
+
+    code = "no_place"
+
+
 class PromptTooLongError(MiniVaultError):
     """The prompt has more tokens than this service accepts."""
 

@@ -14,8 +14,8 @@ append to the job's log, and a new claim makes the old one worthless.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
 
 from redis import Redis
 from rq.job import Job
@@ -40,23 +40,35 @@ def front_turn(time: float) -> str:
     return f"{_FRONT + time * 1000:.0f}"
 
 
+class Hunger(NamedTuple):
+    waiting: int
+    """Jobs."""
+    seconds: float
+    """For which none of them was taken."""
+
+
 class Ledger:
     """`worker` is the name of the worker that claims."""
 
     def __init__(self, redis: Redis, worker: str, models: Iterable[str]) -> None:
         self._redis = redis
         self._worker = worker
-        self._models = list(models)
+        self.models = tuple(models)
+        """Whose jobs `take` and `wait` are about, where nothing else is said."""
+        self._served: dict[str, int] = {}
+        """Models, by the number of the claim that took from them last."""
         self._numbers = itertools.count(1)
         self._take, self._seize, self._put_back, self._finish = (
             scripts.load(redis, name) for name in ("take", "seize", "put_back", "finish")
         )
+        self._hunger = scripts.load(redis, "hunger")
 
-    def take(self) -> Claim | None:
-        """The job whose turn it is, of one model after the other."""
-        for model in list(self._models):
-            self._models.append(self._models.pop(0))  # whose turn is last next time
-            owner = self._new_owner()
+    def take(self, models: Sequence[str] | None = None) -> Claim | None:
+        """The job whose turn it is, of one of these models after the other."""
+        models = self.models if models is None else models
+        for model in sorted(models, key=lambda name: self._served.get(name, 0)):
+            number = next(self._numbers)
+            owner = f"{self._worker}/{number}"
             taken = self._take(
                 keys=[
                     names.JOBS,
@@ -72,12 +84,24 @@ class Ledger:
             )
             if taken is not None:
                 job_id, strikes = taken
+                self._served[model] = number
                 return Claim(job_id.decode(), model, owner, strikes)
         return None
 
-    def wait(self, seconds: int) -> None:
-        """Until a job may have come, but no longer than this."""
-        self._redis.blpop([names.wake(model) for model in self._models], timeout=seconds)
+    def wait(self, seconds: int, models: Sequence[str] | None = None) -> None:
+        """Until a job may have come for one of these models, but no longer than this."""
+        models = self.models if models is None else models
+        self._redis.blpop([names.wake(model) for model in models], timeout=seconds)
+
+    def hunger(self, models: Sequence[str]) -> dict[str, Hunger]:
+        """How these models' queues fare."""
+        keys = [key for model in models for key in (names.order(model), names.clock(model))]
+        found = self._hunger(keys=keys) if keys else []
+        pairs = zip(found[::2], found[1::2], strict=True)
+        return {
+            model: Hunger(waiting, float(seconds))
+            for model, (waiting, seconds) in zip(models, pairs, strict=True)
+        }
 
     def seize(self, job_id: str, model: str, *, expected: str = "") -> Claim | None:
         """Claim one job; None if it no longer is where we saw it.

@@ -34,6 +34,16 @@ PACE: Final = "minivault:pace"
 """Hash of models: seconds that a job spends in a slot, as a moving average."""
 CALLS: Final = "minivault:calls"
 """List of what some worker's sweep should look at right away."""
+SERVED: Final = "minivault:served"
+"""Set of models that clients may name besides those of the settings."""
+WITHDRAWN: Final = "minivault:withdrawn"
+"""Set of models that were in `SERVED`: their last jobs are still done."""
+PINNED: Final = "minivault:pinned"
+"""Set of models that every worker keeps in memory."""
+PIN_DEATHS: Final = "minivault:pin-deaths"
+"""Hash of pinned models: workers in a row that died while they loaded it."""
+PULLS: Final = "minivault:pulls"
+"""Hash of models that some worker is to fetch: which pull that is, as JSON."""
 
 
 def queue(model: str) -> str:
@@ -119,3 +129,33 @@ def death(worker_name: str) -> str:
 def calls(worker_name: str) -> str:
     """As `CALLS`, for one worker alone."""
     return f"{CALLS}:{worker_name}"
+
+
+def orders(worker_name: str) -> str:
+    """List of what one worker is to do with models."""
+    return f"minivault:orders:{worker_name}"
+
+
+def answer(order_id: str) -> str:
+    """JSON: what became of an order. There for some minutes."""
+    return f"minivault:answer:{order_id}"
+
+
+def stock(worker_name: str) -> str:
+    """JSON: the catalog as one worker has it, and what of it is on its machine."""
+    return f"minivault:stock:{worker_name}"
+
+
+def bringing(model: str) -> str:
+    """Held for a moment by the worker that takes a model into its memory."""
+    return f"minivault:bringing:{model}"
+
+
+def pull(model: str) -> str:
+    """JSON: how far the last pull of a model has come, or how it ended."""
+    return f"minivault:pull:{model}"
+
+
+def pull_lease(model: str) -> str:
+    """Held by the worker that pulls a model, while it lives."""
+    return f"minivault:pull-lease:{model}"

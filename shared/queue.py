@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 import msgspec
@@ -46,6 +45,14 @@ class WorkerInfo(msgspec.Struct, frozen=True):
     host: str = ""
     parent: int = 0
     """Process that starts this one again; what a supervisor knows."""
+    coming: tuple[str, ...] = ()
+    """Models that are about to be in memory."""
+    places: int = 1
+    """Models that may be in memory at once."""
+    refused: tuple[str, ...] = ()
+    """Models that did not fit into its memory of late."""
+    swaps: int = 0
+    """Models that it has put out of memory for another one."""
 
 
 class Limits(NamedTuple):
@@ -81,9 +88,7 @@ class Submission(NamedTuple):
 class JobQueue:
     """RQ queues, one per model, so that a worker takes only what it serves."""
 
-    def __init__(
-        self, redis: AsyncRedis, models: Iterable[str], *, result_ttl: int, rq_redis: Redis
-    ) -> None:
+    def __init__(self, redis: AsyncRedis, *, result_ttl: int, rq_redis: Redis) -> None:
         """`result_ttl` in seconds: how long RQ keeps an ended job.
 
         RQ's objects are made with `rq_redis` because they want one; nothing is sent by it.
@@ -93,7 +98,7 @@ class JobQueue:
         self._cancel = scripts.load_async(redis, "cancel")
         self._erase = scripts.load_async(redis, "erase")
         self._result_ttl = result_ttl
-        self._queues = {model: rq_queue(rq_redis, model) for model in models}
+        self._rq_redis = rq_redis
 
     async def submit(self, request: GenerationRequest, submission: Submission) -> str:
         """Append `queued` and enqueue, both or neither.
@@ -121,7 +126,7 @@ class JobQueue:
                 names.ATTENDED,
                 names.in_flight(client),
                 names.idempotency(client, idempotency.key if idempotency else ""),
-                self._queues[model].key,
+                rq_queue(self._rq_redis, model).key,
                 Job.key_for(request.id),
                 Queue.redis_queues_keys,
                 names.wake(model),
@@ -198,7 +203,7 @@ class JobQueue:
 
     def _rq_fields(self, request: GenerationRequest) -> list[str | bytes | int | float]:
         """The job as RQ's hash has it."""
-        queue = self._queues[request.model]
+        queue = rq_queue(self._rq_redis, request.model)
         rq_job = queue.create_job(
             names.GENERATE_FUNCTION,
             job_id=request.id,
@@ -239,8 +244,17 @@ def workers(redis: Redis) -> dict[str, WorkerInfo]:
 
 async def workers_async(redis: AsyncRedis) -> list[WorkerInfo]:
     """As `workers`, for asyncio and without the names."""
+    return list((await named_workers_async(redis)).values())
+
+
+async def named_workers_async(redis: AsyncRedis) -> dict[str, WorkerInfo]:
+    """As `workers`, for asyncio."""
     keys: set[bytes] = await redis.smembers(BaseWorker.redis_workers_keys)  # type: ignore[assignment]
     prefix = BaseWorker.redis_worker_namespace_prefix
-    infos = [names.worker_info(key.decode().removeprefix(prefix)) for key in keys]
-    raws = await redis.mget(infos) if infos else []
-    return [msgspec.json.decode(raw, type=WorkerInfo) for raw in raws if raw is not None]
+    found = sorted(key.decode().removeprefix(prefix) for key in keys)
+    raws = await redis.mget([names.worker_info(name) for name in found]) if found else []
+    return {
+        name: msgspec.json.decode(raw, type=WorkerInfo)
+        for name, raw in zip(found, raws, strict=True)
+        if raw is not None
+    }

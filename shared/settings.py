@@ -84,6 +84,18 @@ class Settings(BaseSettings):
     max_loaded_models: int = Field(
         2, ge=1, description="Models a worker keeps in memory; the least recently used goes."
     )
+    model_patience: float = Field(
+        10,
+        gt=0,
+        description="Seconds that jobs wait for a model that is in no worker's memory before one "
+        "that has work makes room for it, and that such a model may stay then.",
+    )
+    model_memory: float = Field(
+        0,
+        ge=0,
+        description="GiB that a worker's models may take, their KV caches when full included. "
+        "0: a model is loaded if it fits into the memory that is free then.",
+    )
     slots: int = Field(32, ge=1, le=1024, description="Requests a worker generates at once.")
     prefill_chunk: int = Field(
         128, ge=16, description="Prompt tokens prefilled per step while other streams run."

@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
@@ -15,8 +15,10 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from shared import names
+from shared.ledger import Ledger
 from shared.logging import get_logger
 from shared.queue import WorkerInfo
+from worker.agenda import REFUSED_SECONDS
 from worker.attempts import Attempts
 from worker.intake import HEARTBEAT_TTL, GenerationWorker
 from worker.loop import EngineLoop
@@ -35,8 +37,9 @@ class Heartbeat(SideThread):
         worker: GenerationWorker,
         loop: EngineLoop,
         attempts: Attempts,
-        models: Sequence[str],
+        ledger: Ledger,
         slots: int,
+        places: int,
         on_crash: Callable[[], None],
     ) -> None:
         super().__init__("heartbeat", on_crash)
@@ -44,8 +47,9 @@ class Heartbeat(SideThread):
         self._worker = worker
         self._loop = loop
         self._attempts = attempts
-        self._models = tuple(models)
+        self._ledger = ledger
         self._slots = slots
+        self._places = places
         self._stopped = threading.Event()
         self._heard_at = 0.0
 
@@ -68,11 +72,16 @@ class Heartbeat(SideThread):
                 get_logger().warning("heartbeat missed", reason=str(error))
 
     def beat(self) -> None:
+        shelf, since = self._loop.shelf, time.monotonic() - REFUSED_SECONDS
         info = WorkerInfo(
             pid=os.getpid(),
             parent=os.getppid(),
-            models=self._models,
+            models=self._ledger.models,
             loaded=self._loop.loaded,
+            coming=self._loop.coming,
+            places=self._places,
+            refused=tuple(name for name, at in list(shelf.refused.items()) if at > since),
+            swaps=shelf.swaps,
             slots=self._slots,
             running=len(self._attempts),
             kv_bytes=self._loop.kv_bytes,

@@ -27,9 +27,9 @@ from rq.worker import BaseWorker
 from rq.worker.base import WorkerStatus
 
 from shared.claim import Claim
-from shared.ledger import Ledger
 from shared.logging import get_logger
 from shared.queue import rq_queue
+from worker.agenda import Agenda
 from worker.books import EXECUTION_TTL
 
 HEARTBEAT_TTL: Final = 10
@@ -56,7 +56,7 @@ class GenerationWorker(BaseWorker):
         name: str,
         models: Sequence[str],
         slots: int,
-        ledger: Ledger,
+        agenda: Agenda,
         start: Callable[[Claim], None],
         on_start: Callable[[], None],
         on_stop: Callable[[], None],
@@ -74,7 +74,7 @@ class GenerationWorker(BaseWorker):
             worker_ttl=HEARTBEAT_TTL,
             log_job_description=False,
         )
-        self._ledger = ledger
+        self._agenda = agenda
         self._start = start
         self._on_start = on_start
         self._on_stop = on_stop
@@ -91,6 +91,11 @@ class GenerationWorker(BaseWorker):
     @property
     def stop_requested(self) -> bool:
         return self._stop_requested
+
+    def serve(self, models: Sequence[str]) -> None:
+        """Tell RQ, and so dashboards, whose queues this worker looks after from now on."""
+        self.queues = [rq_queue(self.connection, model) for model in models]
+        self.connection.hset(self.key, "queues", ",".join(self.queue_names()))
 
     def release(self) -> None:
         """Give a slot back."""
@@ -127,12 +132,12 @@ class GenerationWorker(BaseWorker):
         return None
 
     def _next_claim(self) -> Claim | None:
-        claim = self._ledger.take()
+        claim = self._agenda.take()
         if claim is None:
             if self.should_run_maintenance_tasks:
                 self.run_maintenance_tasks()
-            self._ledger.wait(_POLL_SECONDS)
-            claim = self._ledger.take()
+            self._agenda.wait(_POLL_SECONDS)
+            claim = self._agenda.take()
         return claim
 
     def execute_job(self, job: Job, queue: Queue) -> None:

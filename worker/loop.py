@@ -17,7 +17,7 @@ from worker.metrics import WorkerMetrics
 from worker.models import LoadedModel, Loader
 from worker.publisher import Publisher
 from worker.run import Outcome, Run, loading
-from worker.shelf import LoadResult, ModelShelf
+from worker.shelf import LoadResult, ModelShelf, Room, Told
 from worker.thread import SideThread
 
 _ADMIT_SECONDS: Final = 0.02
@@ -48,7 +48,16 @@ class _Stop:
     pass
 
 
-_Command: TypeAlias = _Submit | _Drop | _Loaded | _Stop
+@dataclass(frozen=True)
+class _Ask:
+    """For a model: to be loaded, or to be let go."""
+
+    name: str
+    load: bool
+    told: Told
+
+
+_Command: TypeAlias = _Submit | _Drop | _Loaded | _Ask | _Stop
 
 
 class EngineLoop(SideThread):
@@ -60,7 +69,7 @@ class EngineLoop(SideThread):
         loader: Loader,
         publisher: Publisher,
         metrics: WorkerMetrics,
-        max_loaded_models: int,
+        room: Room,
         accuse: Callable[[Run], None],
         on_crash: Callable[[], None],
     ) -> None:
@@ -70,7 +79,9 @@ class EngineLoop(SideThread):
         self._metrics = metrics
         self._accuse = accuse
         self._commands: queue.SimpleQueue[_Command] = queue.SimpleQueue()
-        self._shelf = ModelShelf(loader, max_loaded_models, self._on_loaded)
+        self.shelf = ModelShelf(loader, room, self._on_loaded)
+        self._arriving: dict[str, str] = {}
+        """Models of submitted runs that this thread has not seen yet, by key."""
         self._line: deque[Run] = deque()
         """Runs whose model is loaded, in the order in which they start."""
         self._runs: dict[str, Run] = {}
@@ -89,9 +100,10 @@ class EngineLoop(SideThread):
         Raises:
             ModelUnavailableError: it can't be loaded.
         """
-        self._shelf.preload(name)
+        self.shelf.preload(name)
 
     def submit(self, run: Run) -> None:
+        self._arriving[run.key] = run.request.model
         self._commands.put(_Submit(run))
 
     def drop(self, run: Run) -> None:
@@ -102,27 +114,42 @@ class EngineLoop(SideThread):
         """End a run as cancelled, unless it has ended; its slot is free before the next step."""
         self._commands.put(_Drop(run, Outcome(FinishReason.CANCELLED)))
 
+    def load(self, name: str, told: Told) -> None:
+        """Have a model loaded; `told` is called on this thread, soon if it is there."""
+        self._commands.put(_Ask(name, load=True, told=told))
+
+    def unload(self, name: str, told: Told) -> None:
+        """Have a model unloaded once its runs have ended; `told` as for `load`."""
+        self._commands.put(_Ask(name, load=False, told=told))
+
     def stop(self) -> list[Run]:
         """End the thread; returns the runs that were not finished."""
         self._commands.put(_Stop())
         self.join()
-        return [*self._runs.values(), *self._line, *self._shelf.waiting()]
+        return [*self._runs.values(), *self._line, *self.shelf.waiting()]
 
     @property
     def loaded(self) -> tuple[str, ...]:
-        return tuple(model.name for model in self._shelf)
+        return tuple(model.name for model in self.shelf)
+
+    @property
+    def coming(self) -> tuple[str, ...]:
+        """Models that will be loaded, as far as is known."""
+        loaded = self.loaded
+        arriving = [name for name in list(self._arriving.values()) if name not in loaded]
+        return tuple(dict.fromkeys([*self.shelf.coming, *arriving]))
 
     @property
     def kv_bytes(self) -> int:
-        return sum(model.engine.kv_bytes for model in self._shelf)
+        return sum(model.engine.kv_bytes for model in self.shelf)
 
     @property
     def kv_usage(self) -> float:
-        return max((model.engine.kv_usage for model in self._shelf), default=0.0)
+        return max((model.engine.kv_usage for model in self.shelf), default=0.0)
 
     @property
     def prefix_bytes(self) -> int:
-        return sum(model.engine.prefix_bytes for model in self._shelf)
+        return sum(model.engine.prefix_bytes for model in self.shelf)
 
     @property
     def stuck_seconds(self) -> float:
@@ -135,7 +162,7 @@ class EngineLoop(SideThread):
             self._load_next()
 
     def _load_next(self) -> None:
-        for run in self._shelf.load_next():
+        for run in self.shelf.load_next():
             self._admit(run)
 
     def _on_loaded(self, name: str, loaded: LoadResult) -> None:
@@ -143,7 +170,7 @@ class EngineLoop(SideThread):
 
     def _turn(self) -> None:
         """In a frame of its own: a model that is unloaded next must not be held by a name here."""
-        busy = [model for model in self._shelf if model.engine.has_work]
+        busy = [model for model in self.shelf if model.engine.has_work]
         self._obey(block=not busy and not self._line)
         for model in busy:
             self._step(model)
@@ -165,25 +192,28 @@ class EngineLoop(SideThread):
             match command:
                 case _Submit(run):
                     self._admit(run)
+                    del self._arriving[run.key]
                 case _Drop(run, outcome):
                     self._drop(run, outcome)
                 case _Loaded(name, result):
                     self._take_model(name, result)
+                case _Ask(name, load, told):
+                    (self.shelf.ask if load else self.shelf.let_go)(name, told)
                 case _Stop():
                     self._stopping = True
                     return
 
     def _admit(self, run: Run) -> None:
-        model = self._shelf.get(run.request.model)
+        model = self.shelf.get(run.request.model)
         if model is None:
             if run.suspect:  # loading can kill, too
                 self._accuse(run)
             self._publisher.publish(run, [loading(run)])
-            self._shelf.wait(run)
+            self.shelf.wait(run)
             self._load_next()
             return
-        if self._shelf.owes_its_place(model):
-            self._shelf.wait(run)
+        if self.shelf.takes_no_more(model):
+            self.shelf.wait(run)
             return
         self._line.append(run)
         self._open()
@@ -192,7 +222,7 @@ class EngineLoop(SideThread):
         """Start runs that wait in line, while few enough are being started."""
         while self._line and self._may_open(self._line[0]):
             run = self._line.popleft()
-            model = self._shelf.get(run.request.model)
+            model = self.shelf.get(run.request.model)
             if model is None:  # unloaded meanwhile
                 self._admit(run)
             else:
@@ -210,7 +240,7 @@ class EngineLoop(SideThread):
         return len(self._opening) < _MAX_OPENING
 
     def _enter(self, model: LoadedModel, run: Run) -> None:
-        self._shelf.touch(model)
+        self.shelf.touch(model)
         if run.suspect:
             self._accuse(run)
             self._accused = run
@@ -262,7 +292,7 @@ class EngineLoop(SideThread):
 
     def _discard(self, model: LoadedModel) -> None:
         """An engine that raised is not trusted again: its runs fail, the model is reloaded."""
-        self._shelf.discard(model)
+        self.shelf.discard(model)
         for run in [run for run in self._runs.values() if run.request.model == model.name]:
             del self._runs[run.key]
             self._opening.discard(run.key)
@@ -270,19 +300,19 @@ class EngineLoop(SideThread):
 
     def _drop(self, run: Run, outcome: Outcome | None) -> None:
         if self._runs.pop(run.key, None) is not None:
-            model = self._shelf.get(run.request.model)
+            model = self.shelf.get(run.request.model)
             assert model is not None  # it is busy
             model.engine.cancel(run.key)
             self._opening.discard(run.key)
         elif run in self._line:
             self._line.remove(run)
-        elif not self._shelf.forget(run):
+        elif not self.shelf.forget(run):
             return  # has ended
         if outcome is not None:
             self._publisher.end(run, outcome)
 
     def _take_model(self, name: str, loaded: LoadResult) -> None:
-        waiting = self._shelf.put(name, loaded)
+        waiting = self.shelf.put(name, loaded)
         if isinstance(loaded, MiniVaultError):
             for run in waiting:
                 self._publisher.end(run, Outcome(FinishReason.ERROR, loaded))

@@ -8,7 +8,7 @@ import sys
 
 from redis.exceptions import RedisError
 
-from shared.catalog import Catalog, load_catalog
+from shared.catalog import load_catalog
 from shared.ledger import report_death
 from shared.listen import listen
 from shared.logging import configure, get_logger
@@ -39,12 +39,12 @@ def run(settings: Settings) -> None:
     load_libraries(catalog[settings.default_model], settings)
     if sys.platform == "linux":  # elsewhere system libraries do not survive a fork
         nursery = Nursery(
-            lambda name: _serve(settings, catalog, name, listener),
+            lambda name: _serve(settings, name, listener),
             lambda name: _report(settings, name),
         )
         code = nursery.run()
     else:
-        code = _serve(settings, catalog, new_worker_name(), listener)
+        code = _serve(settings, new_worker_name(), listener)
     if code:
         sys.exit(code)
 
@@ -55,18 +55,23 @@ def _metrics_listener(settings: Settings) -> socket.socket | None:
     return listen(settings.metrics_host, settings.metrics_port, "METRICS_")
 
 
-def _serve(settings: Settings, catalog: Catalog, name: str, listener: socket.socket | None) -> int:
+def _serve(settings: Settings, name: str, listener: socket.socket | None) -> int:
     import torch  # noqa: PLC0415
 
-    from worker.models import transformers_loader  # noqa: PLC0415
+    from worker.models import LoadedModel, transformers_loader  # noqa: PLC0415
     from worker.monitor import Monitor  # noqa: PLC0415
     from worker.service import WorkerService  # noqa: PLC0415
+    from worker.stock import Stock  # noqa: PLC0415
 
     redis = connect(settings, "worker")
     store = Store.open(settings, patient=True)
     torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 1) // settings.workers))
-    loader = transformers_loader(catalog, settings)
-    service = WorkerService(settings, redis, loader, store, name=name)
+    stock = Stock(settings)
+
+    def load(model: str) -> LoadedModel:
+        return transformers_loader(stock.catalog(), settings)(model)  # it may have grown
+
+    service = WorkerService(settings, redis, load, store, name=name, stock=stock)
     if listener is not None:
         Monitor(listener, service).start()
     ended_as_asked = service.run()

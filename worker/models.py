@@ -152,7 +152,7 @@ def _load(spec: ModelSpec, settings: Settings) -> LoadedModel:
 
     model_files.verify(spec, settings)
     folder = spec.folder(settings)
-    device, dtype = _device_and_dtype(settings)
+    device, dtype = device_and_dtype(settings)
     attention.register()
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # nobody watches a log
     try:
@@ -167,7 +167,7 @@ def _load(spec: ModelSpec, settings: Settings) -> LoadedModel:
         )
         _check_architecture(spec.name, model)
         model.requires_grad_(requires_grad=False).to(device)
-        context = _context(model, settings)
+        context = context_of(model.config.get_text_config(), settings)
         embeddings: Any = model.get_input_embeddings()
         decoder, eos_ids = PlainDecoder(tokenizer), _eos_ids(model)
         engine = TransformersEngine(
@@ -192,7 +192,8 @@ def _load(spec: ModelSpec, settings: Settings) -> LoadedModel:
     return LoadedModel(name=spec.name, engine=engine, prompts=prompts)
 
 
-def _device_and_dtype(settings: Settings) -> tuple[Any, Any]:
+def device_and_dtype(settings: Settings) -> tuple[Any, Any]:
+    """Where models run, and in which numbers: a torch.device and a torch.dtype."""
     import torch  # noqa: PLC0415
 
     name = settings.device
@@ -222,10 +223,9 @@ def _check_architecture(name: str, model: Any) -> None:
         )
 
 
-def _context(model: Any, settings: Settings) -> int:
+def context_of(config: Any, settings: Settings) -> int:
     """Tokens that fit a slot: what the settings allow, within what the model was made for."""
     wanted = settings.max_prompt_tokens + settings.max_tokens
-    config = model.config.get_text_config()
     return min(wanted, getattr(config, "max_position_embeddings", None) or wanted)
 
 

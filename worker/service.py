@@ -16,6 +16,7 @@ from shared.logging import get_logger
 from shared.settings import Settings
 from shared.store import Store
 from shared.tracing import Tracing
+from worker.agenda import Agenda
 from worker.attempts import Attempts
 from worker.books import Books
 from worker.finisher import Finisher
@@ -28,6 +29,8 @@ from worker.publisher import Publisher
 from worker.rescue import Rescue
 from worker.retention import Retention
 from worker.run import Outcome, Run, outcome_of
+from worker.steward import Steward
+from worker.stock import Stock
 from worker.sweep import Sweep
 from worker.traces import RunTraces
 
@@ -42,7 +45,14 @@ class WorkerService:
     """RQ's loop on the calling thread; engine, publisher, finisher, heartbeat, sweep beside it."""
 
     def __init__(
-        self, settings: Settings, redis: Redis, loader: Loader, store: Store, *, name: str
+        self,
+        settings: Settings,
+        redis: Redis,
+        loader: Loader,
+        store: Store,
+        *,
+        name: str,
+        stock: Stock,
     ) -> None:
         self._settings = settings
         self._crashed = False
@@ -63,7 +73,7 @@ class WorkerService:
             loader=loader,
             publisher=self._publisher,
             metrics=metrics,
-            max_loaded_models=settings.max_loaded_models,
+            room=stock,
             accuse=self._accuse,
             on_crash=self._on_crash,
         )
@@ -72,7 +82,7 @@ class WorkerService:
             name=name,
             models=settings.models,
             slots=settings.slots,
-            ledger=ledger,
+            agenda=Agenda(redis, ledger, self._loop, worker=name, patience=settings.model_patience),
             start=self._start,
             on_start=self._announce,
             on_stop=self._drain,
@@ -96,8 +106,19 @@ class WorkerService:
             worker=self._worker,
             loop=self._loop,
             attempts=self._attempts,
-            models=settings.models,
+            ledger=ledger,
             slots=settings.slots,
+            places=stock.places,
+            on_crash=self._on_crash,
+        )
+        self._steward = Steward(
+            redis,
+            worker=name,
+            models=settings.models,
+            ledger=ledger,
+            loop=self._loop,
+            stock=stock,
+            on_served=self._worker.serve,
             on_crash=self._on_crash,
         )
         self._retention = Retention(
@@ -128,6 +149,7 @@ class WorkerService:
         gauge("slots", "Requests that can be generated at once.", lambda: slots)
         gauge("requests_running", "Requests in slots.", lambda: len(self._attempts))
         gauge("models_loaded", "Models in memory.", lambda: len(self._loop.loaded))
+        gauge("model_swaps", "Models unloaded for another one.", lambda: self._loop.shelf.swaps)
         gauge("kv_cache_bytes", "Memory for KV caches.", lambda: self._loop.kv_bytes)
         gauge("kv_cache_usage", "Share of slots' that is used.", lambda: self._loop.kv_usage)
         gauge("prefix_cache_bytes", "What prefix caches hold.", lambda: self._loop.prefix_bytes)
@@ -167,6 +189,7 @@ class WorkerService:
         self._heartbeat.start()
         self._sweep.start()
         self._retention.start()
+        self._steward.start()
         get_logger().info("worker ready", worker=self._worker.name)
 
     def _start(self, claim: Claim) -> None:
@@ -203,6 +226,7 @@ class WorkerService:
             time.sleep(_POLL)
         self._sweep.stop()
         self._retention.stop()
+        self._steward.stop()
         unfinished = self._loop.stop()
         self._publisher.close()
         self._finisher.close()

@@ -29,6 +29,8 @@ _REFUSALS: Final[Responses] = problems(
     "worker_lost",
     "expired",
     "model_unavailable",
+    "model_too_large",
+    "no_place",
 )
 
 _STREAM: Final[dict[str, Any]] = {

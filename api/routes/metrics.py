@@ -17,7 +17,7 @@ router = APIRouter(tags=["health"])
     "/metrics",
     summary="Counters, in Prometheus' format",
     response_class=Response,
-    responses=problems("admin_only"),
+    responses=problems("admin_required"),
 )
 async def metrics(state: StateDep, _: AdminDep) -> Response:
     """Of this process, and of the queues. Each worker has its own, on its own port.

@@ -143,15 +143,16 @@ async def completions(
 
 
 @router.get("/models", summary="Models served")
-async def list_models(state: StateDep) -> ModelObjects:
-    return ModelObjects(data=[ModelObject(id=name) for name in state.settings.models])
+async def list_models(state: StateDep, caller: CallerDep) -> ModelObjects:
+    names = caller.models(await state.served.names())
+    return ModelObjects(data=[ModelObject(id=name) for name in names])
 
 
 @router.get("/models/{model}", summary="One model", responses=openai_errors("", "unknown_model"))
 async def retrieve_model(
-    model: Annotated[str, Path(description="Its id.")], state: StateDep
+    model: Annotated[str, Path(description="Its id.")], state: StateDep, caller: CallerDep
 ) -> ModelObject:
-    if model not in state.settings.models:
-        known = ", ".join(state.settings.models)
-        raise UnknownModelError(f"There is no such model here. Known: {known}.")
+    known = caller.models(await state.served.names())
+    if model not in known:
+        raise UnknownModelError(f"There is no such model here. Known: {', '.join(known)}.")
     return ModelObject(id=model)

@@ -15,6 +15,7 @@ for _, job in ipairs(redis.call('ZRANGE', order, 0, 31)) do
   if listed and unfinished then
     redis.call('HSET', claims, job, owner)
     redis.call('ZREM', deadlines, job)
+    redis.call('HDEL', clock, 'since')  -- see hunger.lua
     if turn >= 0 then  -- negative: was put back in front
       local class = math.floor(turn / 2 ^ 40)
       redis.call('HSET', clock, class, string.format('%.0f', turn))

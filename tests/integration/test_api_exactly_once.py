@@ -264,7 +264,7 @@ def make_relay(settings: Settings, client: object, redis: Redis, wire: Wire) -> 
     return Relay(
         client,
         wire,
-        JobQueue(client, settings.models, result_ttl=60, rq_redis=redis),
+        JobQueue(client, result_ttl=60, rq_redis=redis),
         Limits(max_queued=10_000, max_in_flight=10_000),
         feeds=feeds,
         attendance=Attendance(client, feeds, grace=30),

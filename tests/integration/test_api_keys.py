@@ -114,7 +114,7 @@ def test_what_is_open_stays_open(own: Settings, url: str) -> None:
 def test_metrics_are_an_administrators_or_on_a_port_of_their_own(own: Settings, url: str) -> None:
     admin, plain = Asker(url, made(own, admin=True)), Asker(url, made(own))
     assert admin("GET", "/metrics").status_code == 200
-    assert plain.code("GET", "/metrics") == (403, "admin_only")
+    assert plain.code("GET", "/metrics") == (403, "admin_required")
     assert status(url, path="/metrics") == 401
     port = int(url.rpartition(":")[2]) - 1
     with running_api(own, metrics_port=port):

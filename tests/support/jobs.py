@@ -87,9 +87,7 @@ class Submitter:
         async def run() -> Any:
             with connect(self._settings, "test") as rq_redis:
                 async with connect_async(self._settings, "test") as redis:
-                    queue = JobQueue(
-                        redis, self._settings.models, result_ttl=600, rq_redis=rq_redis
-                    )
+                    queue = JobQueue(redis, result_ttl=600, rq_redis=rq_redis)
                     return await action(queue)
 
         return asyncio.run(run())

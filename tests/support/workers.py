@@ -29,6 +29,7 @@ from shared.settings import PREFIX, Settings
 from shared.store import Store
 from tests.support import traps
 from tests.support.poll import until
+from tests.support.stock import FakeStock
 from worker import finisher, heartbeat, intake, sweep
 from worker.engine.fake import CodePoints
 from worker.models import LoadedModel
@@ -96,6 +97,8 @@ class Crew:
             PREFIX + "DATA_DIR": str(self._settings.data_dir),
             PREFIX + "MODELS": ",".join(self._settings.models),
             PREFIX + "SLOTS": str(self._settings.slots),
+            PREFIX + "MAX_LOADED_MODELS": str(self._settings.max_loaded_models),
+            PREFIX + "MODEL_PATIENCE": str(self._settings.model_patience),
             PREFIX + "METRICS_PORT": str(self._settings.metrics_port),
             PREFIX + "SHUTDOWN_GRACE": str(self._settings.shutdown_grace),
         }
@@ -198,7 +201,9 @@ def main() -> None:
     if HURRIED in os.environ:
         _hurry()
     redis, store = connect(settings, "worker"), Store.open(settings, patient=True)
-    service = WorkerService(settings, redis, _load, store, name=new_worker_name())
+    service = WorkerService(
+        settings, redis, _load, store, name=new_worker_name(), stock=FakeStock(settings)
+    )
     if settings.metrics_port:
         Monitor(listen(settings.metrics_host, settings.metrics_port), service).start()
     ended_as_asked = service.run()

@@ -14,9 +14,11 @@ from tests.support.poll import until
 from worker.engine.base import Output
 from worker.engine.fake import CodePoints, FakeEngine
 from worker.loop import EngineLoop
+from worker.memory import Memory, Need
 from worker.metrics import WorkerMetrics
 from worker.models import LoadedModel, Loader
 from worker.run import Outcome, Run
+from worker.shelf import Room
 
 
 class Published:
@@ -76,6 +78,18 @@ def fake_model(name: str) -> LoadedModel:
     return LoadedModel(name=name, engine=kind(slots=16, step_seconds=0.001), prompts=Prompts())
 
 
+class Shelf:
+    """Room for models that weigh nothing, or what they are said to."""
+
+    def __init__(self, *, places: int = 2, budget: int = 0, **bytes_of: int) -> None:
+        self.places = places
+        self.memory = Memory(budget, lambda: 2**60)
+        self._bytes_of = bytes_of
+
+    def need(self, name: str) -> Need:
+        return Need(self._bytes_of.get(name, 0), 0, 0)
+
+
 @pytest.fixture
 def published() -> Published:
     return Published()
@@ -85,12 +99,14 @@ def published() -> Published:
 def start(published: Published) -> Iterator[Callable[..., EngineLoop]]:
     loops: list[EngineLoop] = []
 
-    def begin(*, loader: Loader = fake_model, max_loaded_models: int = 2) -> EngineLoop:
+    def begin(
+        *, loader: Loader = fake_model, max_loaded_models: int = 2, room: Room | None = None
+    ) -> EngineLoop:
         loop = EngineLoop(
             loader=loader,
             publisher=published,
             metrics=WorkerMetrics(),
-            max_loaded_models=max_loaded_models,
+            room=room or Shelf(places=max_loaded_models),
             accuse=lambda run: published.accused.append((run.id, len(published.events))),
             on_crash=lambda: pytest.fail("the loop died"),
         )
