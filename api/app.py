@@ -14,6 +14,7 @@ from fastapi_offline import FastAPIOffline
 from api import openapi, problems
 from api.body import BodyLimit
 from api.context import RequestContext
+from api.cors import allow_origins
 from api.gate import Gate
 from api.metrics import ApiMetrics
 from api.routes import generate, health, jobs, metrics, models
@@ -73,6 +74,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(
         BodyLimit, max_bytes=settings.max_body_bytes, seconds=settings.request_seconds
     )
+    allow_origins(app, settings.cors_origins)
     app.add_middleware(Gate, settings=settings)
     app.add_middleware(RequestContext, metrics=counted, tracing=tracing)  # last added, outermost
     return app

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, ClassVar, Final
+from typing import Annotated, ClassVar, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic.config import JsonDict
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from api.draft import Draft
-from shared.job import SamplingParams, new_seed
+from shared.job import Message, SamplingParams, new_seed
 
 DEFAULT_MAX_TOKENS: Final = 256
 MAX_SEED: Final = 2**53 - 1
 """The largest integer that every JSON reader keeps exact."""
 MAX_TOP_K: Final = 1_000_000
 """More than any vocabulary has."""
+MAX_MESSAGES: Final = 1_000
 
 _EXAMPLE: Final[JsonDict] = {
     "prompt": "What is the capital of France?",
@@ -68,22 +79,52 @@ Stop = Annotated[
 ]
 
 
+class MessageBody(BaseModel):
+    """One turn of a conversation. What order roles may have is up to the model's template."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
+
+    role: Literal["system", "user", "assistant"]
+    # To count its characters, if only to none, pydantic has to see whether they are Unicode.
+    content: Annotated[str, Field(min_length=0, json_schema_extra=_NO_NUL), AfterValidator(_no_nul)]
+
+
+_PROMPT_OR_MESSAGES: Final[JsonDict] = {
+    "oneOf": [
+        {"required": ["prompt"], "not": {"required": ["messages"]}},
+        {
+            "required": ["messages"],
+            "properties": {"echo": {"const": False}, "raw": {"const": False}},
+        },
+    ]
+}
+
+
 def _fingerprint(body: BaseModel) -> str:
     """Of what a client has sent, also where it is no text that UTF-8 could hold."""
     return hashlib.sha256(json.dumps(body.model_dump()).encode()).hexdigest()
 
 
 class GenerateBody(BaseModel):
-    """A prompt and how to continue it. Only `prompt` is required."""
+    """A prompt or a conversation, and how to continue it. Nothing else is required."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(
         extra="forbid",
         strict=True,
         allow_inf_nan=False,
-        json_schema_extra={"examples": [_EXAMPLE]},
+        json_schema_extra={"examples": [_EXAMPLE], **_PROMPT_OR_MESSAGES},
     )
 
-    prompt: Text = Field(description="What the model answers, or continues if `raw`.")
+    prompt: Text = Field(
+        default_factory=str, description="What the model answers, or continues if `raw`."
+    )
+    messages: list[MessageBody] = Field(
+        default_factory=list,
+        min_length=1,
+        max_length=MAX_MESSAGES,
+        description="A conversation instead of a prompt: what the model answers is its end. The "
+        "model needs a chat template.",
+    )
     model: str | None = Field(
         None, description="A name from `GET /models`. Absent: the default model."
     )
@@ -133,6 +174,16 @@ class GenerateBody(BaseModel):
         "Absent: as long as the service allows.",
     )
 
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if not self.model_fields_set & {"prompt", "messages"}:
+            raise _refusal("prompt", "missing")
+        if self.messages:
+            for name in ("prompt", "echo", "raw"):
+                if getattr(self, name):
+                    raise _refusal(name, PydanticCustomError("misplaced", "Not with `messages`."))
+        return self
+
     def draft(self, max_tokens: int) -> Draft:
         """`max_tokens` is what the service allows."""
         return Draft(
@@ -140,6 +191,7 @@ class GenerateBody(BaseModel):
             fingerprint=_fingerprint(self),
             model=self.model,
             prompt=self.prompt,
+            messages=tuple(Message(turn.role, turn.content) for turn in self.messages),
             raw=self.raw,
             echo=self.echo,
             background=self.background,
@@ -161,3 +213,9 @@ class GenerateBody(BaseModel):
             frequency_penalty=self.frequency_penalty,
             stop=tuple(self.stop),
         )
+
+
+def _refusal(field: str, kind: str | PydanticCustomError) -> ValidationError:
+    """Names a field, where a model's own validator could only blame the whole body."""
+    problem = InitErrorDetails(type=kind, loc=(field,), input=None)
+    return ValidationError.from_exception_data(GenerateBody.__name__, [problem])
