@@ -86,7 +86,7 @@ def cancel(ids: list[str], *, url: Url = None, as_json: AsJson = False) -> None:
     with Client(url or service_url(load_settings())) as client:
         for job_id in ids:
             job = client.cancel(job_id)
-            console.say_json(job) if as_json else console.say(f"{job['id']}\t{job['status']}")
+            console.say_json(job.data) if as_json else console.say(f"{job.id}\t{job.status}")
 
 
 @app.command()
