@@ -17,10 +17,13 @@ class WaitingLine:
 
     def show(self, event: Event) -> None:
         """Say what the event means for the wait."""
-        text = _describe(event)
-        if text is None or not self._console.is_terminal:
-            self.clear()
-        elif self._line is None:
+        text = description(event)
+        self.clear() if text is None else self.say(text)
+
+    def say(self, text: str) -> None:
+        if not self._console.is_terminal:
+            return
+        if self._line is None:
             self._line = self._console.status(text)
             self._line.start()
         else:
@@ -32,7 +35,7 @@ class WaitingLine:
             self._line = None
 
 
-def _describe(event: Event) -> str | None:
+def description(event: Event) -> str | None:
     """None: the wait is over."""
     if isinstance(event, Loading):
         return f"Loading {event.model}"
