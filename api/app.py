@@ -15,6 +15,7 @@ from api import openapi, problems
 from api.authentication import Authentication
 from api.body import BodyLimit
 from api.context import RequestContext
+from api.cors import allow_origins
 from api.gate import Gate
 from api.metrics import ApiMetrics
 from api.routes import (
@@ -100,6 +101,7 @@ def create_app(settings: Settings) -> FastAPI:
         BodyLimit, max_bytes=settings.max_body_bytes, seconds=settings.request_seconds
     )
     app.add_middleware(Authentication, settings=settings)
+    allow_origins(app, settings.cors_origins)
     app.add_middleware(Gate, settings=settings)
     app.add_middleware(RequestContext, metrics=counted, tracing=tracing)  # last added, outermost
     return app

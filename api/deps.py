@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Annotated
 
 from fastapi import Depends, Header, Query
 from pydantic import WithJsonSchema
+from redis.exceptions import RedisError
 from starlette.requests import Request
 
-from api.caller import CallerDep
+from api.caller import Caller, CallerDep
 from api.errors import StoppingError
 from api.feed import Feed
-from api.negotiation import stream_type
+from api.negotiation import insists_on_events, stream_type
 from api.state import State
+from shared.errors import MiniVaultError, RedisUnavailableError
 
 _MAX_SEQ = 2**53 - 1
 
@@ -33,10 +36,7 @@ def _stream_type(accept: Annotated[str | None, Header(include_in_schema=False)] 
 StreamType = Annotated[str, Depends(_stream_type)]
 
 
-async def _resumed(
-    job_id: str,
-    state: StateDep,
-    caller: CallerDep,
+def _last_event(
     after: Annotated[
         int, Query(ge=0, le=_MAX_SEQ, description="Number of the last event you have.")
     ] = 0,
@@ -45,14 +45,39 @@ async def _resumed(
         Header(ge=0, le=_MAX_SEQ, description="The same, as `EventSource` sends it. Wins."),
         WithJsonSchema({"type": "integer", "minimum": 0, "maximum": _MAX_SEQ}),
     ] = None,
-) -> AsyncIterator[Feed | None]:
+) -> int:
+    return after if last_event_id is None else last_event_id
+
+
+async def _resumed(
+    *,
+    request: Request,
+    job_id: str,
+    state: StateDep,
+    caller: CallerDep,
+    after: Annotated[int, Depends(_last_event)],
+    accept: Annotated[str | None, Header(include_in_schema=False)] = None,
+) -> AsyncIterator[Feed | MiniVaultError | None]:
+    async with AsyncExitStack() as stack:
+        found: Feed | MiniVaultError | None
+        try:
+            found = await stack.enter_async_context(_feed(job_id, after, state, caller))
+        except (RedisError, RedisUnavailableError, StoppingError) as error:
+            if not insists_on_events(accept):
+                raise
+            found = error if isinstance(error, MiniVaultError) else RedisUnavailableError()
+            request.state.problem = found.code
+        yield found
+
+
+def _feed(
+    job_id: str, after: int, state: State, caller: Caller
+) -> AbstractAsyncContextManager[Feed | None]:
     if state.relay.draining:
         raise StoppingError("This process is stopping and opens no new streams.")
-    async with state.relay.resume(
-        job_id, after if last_event_id is None else last_event_id, caller
-    ) as feed:
-        yield feed
+    return state.relay.resume(job_id, after, caller)
 
 
-Resumed = Annotated[Feed | None, Depends(_resumed)]
-"""The feed of a known job; None if the client has all of it."""
+Resumed = Annotated[Feed | MiniVaultError | None, Depends(_resumed)]
+"""The feed of a known job; None if the client has all of it. An error that passes, for those who
+want it in the stream: EventSource tries again behind a stream that ends, and never behind a 503."""

@@ -1,4 +1,4 @@
-"""Which of two media types an `Accept` header asks for (RFC 9110, section 12.5.1)."""
+"""Which media type an `Accept` header asks for (RFC 9110, section 12.5.1)."""
 
 from __future__ import annotations
 
@@ -24,6 +24,11 @@ def stream_type(accept: str | None) -> str:
     if _quality(accept, best) == 0:
         raise NotAcceptableError
     return best
+
+
+def insists_on_events(accept: str | None) -> bool:
+    """Whether it names the type, as EventSource does; what takes anything does not."""
+    return EVENT_STREAM in (accept or "").lower()
 
 
 def _quality(accept: str, offer: str) -> float:

@@ -5,15 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic.config import JsonDict
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from api.draft import Draft
 from api.finite import is_deeper
 from api.grammar_process import MAX_DEPTH, MAX_PATTERN
-from shared.job import Grammar, GrammarKind, SamplingParams, new_seed
+from shared.job import Grammar, GrammarKind, Message, SamplingParams, new_seed
 
 DEFAULT_MAX_TOKENS: Final = 256
 MAX_SEED: Final = 2**53 - 1
@@ -21,6 +31,7 @@ MAX_SEED: Final = 2**53 - 1
 MAX_LOGPROBS: Final = 20
 MAX_TOP_K: Final = 1_000_000
 """More than any vocabulary has."""
+MAX_MESSAGES: Final = 1_000
 
 _EXAMPLE: Final[JsonDict] = {
     "prompt": "What is the capital of France?",
@@ -80,6 +91,27 @@ Stop = Annotated[
         }
     ),
 ]
+
+
+class MessageBody(BaseModel):
+    """One turn of a conversation. What order roles may have is up to the model's template."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
+
+    role: Literal["system", "user", "assistant"]
+    # To count its characters, if only to none, pydantic has to see whether they are Unicode.
+    content: Annotated[str, Field(min_length=0, json_schema_extra=_NO_NUL), AfterValidator(_no_nul)]
+
+
+_PROMPT_OR_MESSAGES: Final[JsonDict] = {
+    "oneOf": [
+        {"required": ["prompt"], "not": {"required": ["messages"]}},
+        {
+            "required": ["messages"],
+            "properties": {"echo": {"const": False}, "raw": {"const": False}},
+        },
+    ]
+}
 
 
 def fingerprint(body: BaseModel, *, exclude: Collection[str] = ()) -> str:
@@ -149,16 +181,25 @@ Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
 class GenerateBody(BaseModel):
-    """A prompt and how to continue it. Only `prompt` is required."""
+    """A prompt or a conversation, and how to continue it. Nothing else is required."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(
         extra="forbid",
         strict=True,
         allow_inf_nan=False,
-        json_schema_extra={"examples": [_EXAMPLE]},
+        json_schema_extra={"examples": [_EXAMPLE], **_PROMPT_OR_MESSAGES},
     )
 
-    prompt: Text = Field(description="What the model answers, or continues if `raw`.")
+    prompt: Text = Field(
+        default_factory=str, description="What the model answers, or continues if `raw`."
+    )
+    messages: list[MessageBody] = Field(
+        default_factory=list,
+        min_length=1,
+        max_length=MAX_MESSAGES,
+        description="A conversation instead of a prompt: what the model answers is its end. The "
+        "model needs a chat template.",
+    )
     model: str | None = Field(
         None, description="A name from `GET /models`. Absent: the default model."
     )
@@ -219,6 +260,16 @@ class GenerateBody(BaseModel):
         "Absent: as long as the service allows.",
     )
 
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if not self.model_fields_set & {"prompt", "messages"}:
+            raise _refusal("prompt", "missing")
+        if self.messages:
+            for name in ("prompt", "echo", "raw"):
+                if getattr(self, name):
+                    raise _refusal(name, PydanticCustomError("misplaced", "Not with `messages`."))
+        return self
+
     def draft(self, max_tokens: int) -> Draft:
         """`max_tokens` is what the service allows."""
         return Draft(
@@ -226,6 +277,7 @@ class GenerateBody(BaseModel):
             fingerprint=fingerprint(self),
             model=self.model,
             prompt=self.prompt,
+            messages=tuple(Message(turn.role, turn.content) for turn in self.messages),
             raw=self.raw,
             echo=self.echo,
             background=self.background,
@@ -250,3 +302,9 @@ class GenerateBody(BaseModel):
             logprobs=self.logprobs,
             grammar=self.response_format.grammar() if self.response_format else None,
         )
+
+
+def _refusal(field: str, kind: str | PydanticCustomError) -> ValidationError:
+    """Names a field, where a model's own validator could only blame the whole body."""
+    problem = InitErrorDetails(type=kind, loc=(field,), input=None)
+    return ValidationError.from_exception_data(GenerateBody.__name__, [problem])

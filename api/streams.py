@@ -75,7 +75,16 @@ async def frames(feed: Feed) -> AsyncIterator[ServerSentEvent]:
     except StoppingError:
         return
     except MiniVaultError as error:
-        yield json_frame({"code": error.code, "message": error.detail}, event="error")
+        yield _farewell(error)
+
+
+async def farewell(error: MiniVaultError) -> AsyncIterator[ServerSentEvent]:
+    """A stream that has to end before it began."""
+    yield _farewell(error)
+
+
+def _farewell(error: MiniVaultError) -> ServerSentEvent:
+    return json_frame({"code": error.code, "message": error.detail}, event="error")
 
 
 async def text(feed: Feed) -> AsyncIterator[bytes]:

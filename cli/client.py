@@ -1,27 +1,73 @@
-"""The HTTP API from the client's side. What is lost on the way is asked for again."""
+"""MiniVault from a program: `Client`, and `AsyncClient` for asyncio. See docs/client.md.
+
+Needs httpx and msgspec, and no part of the service.
+"""
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 
-from cli.following import Following, StreamEvent
-from cli.patience import Patience
-from cli.transport import (
-    RequestRefusedError,
-    ServiceUnavailableError,
-    require_success,
-    translated,
+from cli import calls
+from cli.async_client import AsyncClient
+from cli.calls import Call
+from cli.events import (
+    Answer,
+    Cancelled,
+    Done,
+    Event,
+    Failed,
+    Job,
+    Loading,
+    Model,
+    NotMiniVaultError,
+    Queued,
+    Resumed,
+    Started,
+    Token,
 )
-from shared.settings import Settings
+from cli.following import Following
+from cli.patience import ENDLESS, SECONDS, Patience, Pause
+from cli.record import JobCancelledError, JobFailedError
+from cli.streams import AsyncStream, OnPause, Stream
+from cli.transport import RequestRefusedError, ServiceUnavailableError, translated
 
-_CONNECT_SECONDS: Final = 10.0
-_SILENCE_SECONDS: Final = 45.0
-"""Longer than the service's pings are apart; after this a connection counts as lost."""
+if TYPE_CHECKING:
+    from shared.settings import Settings
+
+__all__ = [
+    "ENDLESS",
+    "Answer",
+    "AsyncClient",
+    "AsyncStream",
+    "Cancelled",
+    "Client",
+    "Done",
+    "Event",
+    "Failed",
+    "Job",
+    "JobCancelledError",
+    "JobFailedError",
+    "Loading",
+    "Model",
+    "NotMiniVaultError",
+    "Pause",
+    "Queued",
+    "RequestRefusedError",
+    "Resumed",
+    "ServiceUnavailableError",
+    "Started",
+    "Stream",
+    "Token",
+    "is_ready",
+    "service_url",
+]
+
+Messages = Sequence[Mapping[str, str]]
 
 
 def service_url(settings: Settings) -> str:
@@ -39,25 +85,30 @@ def is_ready(url: str) -> bool:
 
 
 class Client:
-    """Use it as a context manager: it keeps connections open.
+    """Use it as a context manager: it keeps connections open. Threads may share it.
 
     Every method raises ServiceUnavailableError if nobody answers, or not now, and
     RequestRefusedError if the request is wrong.
     """
 
-    def __init__(self, url: str, api_key: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str = calls.LOCAL,
+        *,
+        api_key: str | None = None,
+        patience: float = SECONDS,
+        on_pause: OnPause = calls.unnoticed,
+    ) -> None:
+        """`api_key`: None takes MINIVAULT_API_KEY from the environment, if it is there.
+
+        `patience` is for how many seconds a service that went away is sought; ENDLESS: for ever,
+        also one that was never there. `on_pause` is told of every wait for it.
+        """
         self._url = url.rstrip("/")
-        timeout = httpx.Timeout(_CONNECT_SECONDS, read=_SILENCE_SECONDS)
-        try:
-            # A proxy in the environment is no way to one's own machine.
-            self._http = httpx.Client(
-                base_url=self._url,
-                headers={"Authorization": f"Bearer {api_key}"} if api_key else None,
-                timeout=timeout,
-                trust_env=False,
-            )
-        except httpx.InvalidURL as error:
-            raise RequestRefusedError(f"{url} is no URL: {error}") from error
+        self._patience = patience
+        self._on_pause = on_pause
+        with translated(self._url):
+            self._http = httpx.Client(**calls.connection(self._url, api_key))
 
     def __enter__(self) -> Self:
         return self
@@ -65,51 +116,83 @@ class Client:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._http.close()
 
-    def stream(self, body: Mapping[str, Any]) -> Iterator[StreamEvent]:
-        """Submit a job and follow it: its events, each once, up to its end.
+    def generate(
+        self, prompt: str | None = None, *, messages: Messages | None = None, **fields: Any
+    ) -> Answer:
+        """The whole answer to a prompt or a conversation; `fields` as `POST /generate` has them.
 
-        When the connection drops, the stream goes on behind the last event received. Remarks
-        without a number come as they are said.
+        Raises:
+            JobFailedError: the job failed.
+            JobCancelledError: somebody cancelled it.
         """
-        submission = self._submission("/generate/stream", body)
-        submission.headers["Accept"] = "text/event-stream"
-        return iter(Following(self._http, submission=submission))
+        with self.stream(prompt, messages=messages, **fields) as stream:
+            return stream.answer()
 
-    def events(self, job_id: str, after: int = 0) -> Iterator[StreamEvent]:
+    def stream(
+        self,
+        prompt: str | None = None,
+        *,
+        messages: Messages | None = None,
+        idempotency_key: str | None = None,
+        **fields: Any,
+    ) -> Stream:
+        """Submit a job and follow it; nothing is sent before the first event is asked for.
+
+        When the connection drops, the stream goes on behind the last event received.
+        """
+        fields["messages"] = messages
+        submission = calls.submission("/generate/stream", prompt, idempotency_key, fields)
+        return self._follow(submission=submission)
+
+    def events(self, job_id: str, after: int = 0) -> Stream:
         """As `stream`, of a job that was submitted before, behind event `after`."""
-        return iter(Following(self._http, job_id=job_id, after=after))
+        return self._follow(job_id=job_id, after=after)
 
-    def submit(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Submit a job that goes on whether or not anybody follows it; the job as it is then."""
-        submission = self._submission("/jobs", body)
-        patience = Patience()
+    def submit(
+        self,
+        prompt: str | None = None,
+        *,
+        messages: Messages | None = None,
+        idempotency_key: str | None = None,
+        **fields: Any,
+    ) -> Job:
+        """Submit a job that goes on whether or not anybody follows it; the job as it is then.
+
+        Sent again under the same `idempotency_key`, it is the same job.
+        """
+        fields["messages"] = messages
+        submission = calls.submission("/jobs", prompt, idempotency_key, fields)
+        patience = Patience(self._patience)
         while True:
             try:
-                return self._exchange(submission)
+                return calls.read_job(self._send(submission), self._url)
             except ServiceUnavailableError as error:
-                patience.bear(error)
+                pause = patience.bear(error)
+                self._on_pause(pause)
+                time.sleep(pause.seconds)
 
-    def job(self, job_id: str) -> dict[str, Any]:
+    def job(self, job_id: str) -> Job:
         """A job's state, and its response so far."""
-        return self._exchange(self._http.build_request("GET", f"/jobs/{job_id}"))
+        return calls.read_job(self._send(calls.job(job_id)), self._url)
 
-    def cancel(self, job_id: str) -> dict[str, Any]:
+    def cancel(self, job_id: str) -> Job:
         """End a job; the job as it is then. One that has ended stays as it is."""
-        return self._exchange(self._http.build_request("DELETE", f"/jobs/{job_id}"))
+        return calls.read_job(self._send(calls.cancellation(job_id)), self._url)
 
-    def _submission(self, path: str, body: Mapping[str, Any]) -> httpx.Request:
-        """A request that can be sent twice and is obeyed once."""
-        headers = {"Idempotency-Key": uuid.uuid4().hex}
-        return self._http.build_request("POST", path, json=body, headers=headers)
+    def models(self) -> list[Model]:
+        """What can be asked for."""
+        return calls.read_models(self._send(calls.models()), self._url)
 
-    def _exchange(self, request: httpx.Request) -> dict[str, Any]:
+    def _follow(self, **what: Any) -> Stream:
+        following = Following(self._url, Patience(self._patience), **what)
+        return Stream(self._http, following, self._url, self._on_pause)
+
+    def _send(self, call: Call) -> httpx.Response:
+        method, path, headers, body = call
         with translated(self._url):
-            response = self._http.send(request)
-        require_success(response)
-        try:
-            answer: dict[str, Any] = response.json()
-        except ValueError as error:
-            raise RequestRefusedError(f"What answers at {self._url} is not MiniVault.") from error
-        return answer
+            return self._http.request(method, path, headers=headers, json=body)

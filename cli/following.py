@@ -1,51 +1,34 @@
-"""A job's events over as many connections as it takes."""
+"""A job's events over as many connections as it takes: what to do next, without doing it."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Iterator
 
 import httpx
 
 from cli import sse
-from cli.patience import Patience
-from cli.transport import (
-    RequestRefusedError,
-    ServiceUnavailableError,
-    require_success,
-    translated,
-)
+from cli.calls import Call
+from cli.events import Cancelled, Done, Event, Failed, NotMiniVaultError, Queued, event
+from cli.patience import Patience, Pause
+from cli.transport import RequestRefusedError, ServiceUnavailableError, require_success
 
-_FINAL: Final = ("done", "cancelled")
-_TERMINAL: Final = (*_FINAL, "error")
-"""A failed job may be put back, so an `error` is the end only if nothing follows it."""
-
-
-@dataclass(frozen=True)
-class StreamEvent:
-    """An event of a job; `data` as docs/architecture.md describes it."""
-
-    name: str
-    seq: int
-    """0: a remark beside the job's log, like a new position in the queue."""
-    data: Mapping[str, Any]
-
-    @property
-    def text(self) -> str:
-        """What the event adds to the response."""
-        return str(self.data.get("text", ""))
+_TERMINAL = (Done, Cancelled, Failed)
 
 
 class Following:
-    """Each event once, in order, up to the job's end. Iterate over it."""
+    """Each event once, in order, up to the job's end.
+
+    Whoever drives it makes one `call()` after the other until `is_over()`, and says how that
+    went: `opened`, then `received` for each chunk, then `closed`; or `failed`, which says how long
+    to wait.
+    """
 
     def __init__(
         self,
-        http: httpx.Client,
+        url: str,
+        patience: Patience,
         *,
-        submission: httpx.Request | None = None,
+        submission: Call | None = None,
         job_id: str = "",
         after: int = 0,
     ) -> None:
@@ -53,90 +36,93 @@ class Following:
 
         Without one, `job_id` is followed behind event `after`.
         """
-        self._http = http
-        self._url = str(http.base_url).rstrip("/")
+        self._url = url
+        self._patience = patience
         self._submission = submission
-        self._job_id = job_id
         self._seq = after
         self._ended = False
-        self._patience = Patience()
+        """By the latest event. A failed job may be put back and go on, so it is no `over`."""
+        self._given_up = ""
+        self._parser = sse.Parser()
+        self.job_id = job_id
+        self._over = False
 
-    def __iter__(self) -> Iterator[StreamEvent]:
-        """Follow.
+    def is_over(self) -> bool:
+        """Nothing more is to be done."""
+        return self._over
+
+    def call(self) -> Call:
+        """The next connection's request."""
+        self._parser, self._given_up = sse.Parser(), ""
+        if not self.job_id and self._submission is not None:
+            return self._submission
+        headers = {"Accept": "text/event-stream", "Last-Event-ID": str(self._seq)}
+        return Call("GET", f"/jobs/{self.job_id}/events", headers)
+
+    def opened(self, response: httpx.Response) -> None:
+        """An answer begins; if it is no success, it has been read.
+
+        Raises:
+            ServiceUnavailableError: or what else it means.
+        """
+        require_success(response)
+        if response.status_code == httpx.codes.NO_CONTENT:
+            self._over = True
+        elif not response.headers.get("Content-Type", "").startswith("text/event-stream"):
+            raise NotMiniVaultError(self._url)
+
+    def received(self, chunk: bytes) -> Iterator[Event]:
+        """What is new in it."""
+        self._patience.sign_of_life()
+        for said in self._parser.feed(chunk):
+            seq = int(said.id) if said.id and said.id.isdecimal() else 0
+            if 0 < seq <= self._seq:
+                continue  # had it
+            found = event(said.name, seq, said.data, self._url)
+            if isinstance(found, Failed) and not seq:
+                self._given_up = found.message  # the connection, not the job
+                continue
+            if seq:
+                self._seq = seq
+                self._ended = isinstance(found, _TERMINAL)
+                self._over = isinstance(found, Done | Cancelled)
+                if isinstance(found, Queued):
+                    self.job_id = found.id
+            self._patience.progress()
+            yield found
+
+    def closed(self) -> None:
+        """The connection ended in order.
+
+        Raises:
+            ServiceUnavailableError: the job has not.
+        """
+        if not (self._over or self._ended):
+            raise ServiceUnavailableError(
+                self._given_up or "The stream ended before the job.", lost=True
+            )
+        self._over = True
+
+    def failed(self, error: RequestRefusedError | ServiceUnavailableError) -> Pause | None:
+        """The next call is worth making after this pause; None: it is over.
 
         Raises:
             ServiceUnavailableError: nobody answers, not now, or no more.
             RequestRefusedError: the request is wrong, or the events have expired.
         """
-        while True:
-            try:
-                for event in self._connection():
-                    self._patience.progress()
-                    yield event
-                    if event.seq and event.name in _FINAL:
-                        return
-            except RequestRefusedError:
-                if not self._ended:  # else only whether more follows could not be learned
-                    raise
-            except ServiceUnavailableError as error:
-                if self._bear(error):
-                    continue
-            return
-
-    def _bear(self, error: ServiceUnavailableError) -> bool:
-        """Wait before the next connection; False if none is worth it."""
+        if isinstance(error, RequestRefusedError):
+            if not self._ended:  # else only whether more follows could not be learned
+                raise error
+            self._over = True
+            return None
         try:
-            self._patience.bear(error)
+            return self._patience.bear(error)
         except ServiceUnavailableError:
             if self._ended:
-                return False
+                self._over = True
+                return None
             if not self._seq:
                 raise
             raise ServiceUnavailableError(
-                f"The stream of {self._job_id} was lost after event {self._seq}."
+                f"The stream of {self.job_id} was lost after event {self._seq}."
             ) from error
-        return True
-
-    def _connection(self) -> Iterator[StreamEvent]:
-        """One connection's worth: what is new. It ends normally only at the job's end."""
-        with translated(self._url):
-            response = self._http.send(self._request(), stream=True)
-            try:
-                require_success(response)
-                if response.status_code == httpx.codes.NO_CONTENT:
-                    return
-                if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
-                    raise RequestRefusedError(f"What answers at {self._url} is not MiniVault.")
-                yield from self._new_events(response)
-            finally:
-                response.close()
-        if not self._ended:
-            raise ServiceUnavailableError("The stream ended before the job.", lost=True)
-
-    def _new_events(self, response: httpx.Response) -> Iterator[StreamEvent]:
-        for event in sse.parse(self._bytes(response)):
-            if event.id is None and event.name == "error":
-                return  # the service gives this connection up, not the job
-            seq = int(event.id or 0)
-            if 0 < seq <= self._seq:
-                continue  # had it
-            data = json.loads(event.data)
-            if seq:
-                self._seq = seq
-                self._job_id = self._job_id or str(data["id"])
-                self._ended = event.name in _TERMINAL
-            yield StreamEvent(event.name, seq, data)
-
-    def _bytes(self, response: httpx.Response) -> Iterator[bytes]:
-        for chunk in response.iter_bytes():
-            self._patience.sign_of_life()
-            yield chunk
-
-    def _request(self) -> httpx.Request:
-        if not self._job_id and self._submission is not None:
-            return self._submission
-        return self._http.build_request(
-            "GET",
-            f"/jobs/{self._job_id}/events",
-            headers={"Accept": "text/event-stream", "Last-Event-ID": str(self._seq)},
-        )

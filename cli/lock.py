@@ -22,7 +22,7 @@ def stack_lock(settings: Settings) -> Iterator[None]:
         StackError: another supervisor lives.
     """
     with (settings.data_dir / "minivault.lock").open("a+", encoding="ascii") as file:
-        if not _try_lock(file):
+        if not try_lock(file):
             file.seek(0)
             raise StackError(
                 f"A stack already runs on {settings.data_dir} (pid {file.read().strip()}). "
@@ -54,14 +54,14 @@ class ChildrenLock:
 
     def acquire(self) -> bool:
         """False while a child of an earlier supervisor lives."""
-        return _try_lock(self._file)
+        return try_lock(self._file)
 
     def fileno(self) -> int:
         """The descriptor that children inherit."""
         return self._file.fileno()
 
 
-def _try_lock(file: TextIO) -> bool:
+def try_lock(file: TextIO) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

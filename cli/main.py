@@ -9,7 +9,7 @@ from typing import Annotated, Final
 import typer
 
 from cli import console
-from cli.commands import ask, history, inspect, jobs, keys, models, serve
+from cli.commands import ask, chat, history, inspect, jobs, keys, models, serve
 from cli.exit_codes import INTERRUPTED, exit_code
 from shared.errors import MiniVaultError
 
@@ -18,6 +18,7 @@ app.command()(serve.up)
 app.command("generate", help="Answer a prompt; print the response when it is complete.")(ask.ask)
 app.command("stream", help="Answer a prompt; print the response as it comes.")(ask.ask)
 app.command("submit", help="Leave a prompt to be answered; print the job's id.")(ask.ask)
+app.command()(chat.chat)
 app.add_typer(jobs.app, name="jobs")
 app.command()(inspect.status)
 app.add_typer(history.app, name="history")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Self
 
 from cli import console
-from cli.following import StreamEvent
+from cli.events import Event
+from cli.record import Record
 from cli.waiting import WaitingLine
-from shared.errors import GenerationError
 
 
 class Printer(ABC):
@@ -18,7 +18,7 @@ class Printer(ABC):
 
     def __init__(self) -> None:
         self._waiting = WaitingLine()
-        self._last: StreamEvent | None = None
+        self._record = Record()
 
     def __enter__(self) -> Self:
         return self
@@ -28,25 +28,23 @@ class Printer(ABC):
     ) -> None:
         self._waiting.clear()
 
-    def show(self, event: StreamEvent) -> None:
+    def show(self, event: Event) -> None:
         self._waiting.show(event)
-        self._last = event
+        self._record.add(event)
         self._show(event)
 
     def end(self) -> None:
         """Finish the output.
 
         Raises:
-            GenerationError: the job failed or was cancelled.
+            JobFailedError: the job failed.
+            JobCancelledError: it was cancelled.
         """
         self._end()
-        if self._last is not None and self._last.name == "error":
-            raise GenerationError(str(self._last.data["message"]))
-        if self._last is not None and self._last.name == "cancelled":
-            raise GenerationError("The job was cancelled.")
+        self._record.answer()
 
     @abstractmethod
-    def _show(self, event: StreamEvent) -> None: ...
+    def _show(self, event: Event) -> None: ...
 
     @abstractmethod
     def _end(self) -> None: ...
@@ -55,7 +53,7 @@ class Printer(ABC):
 class TextPrinter(Printer):
     """The response as it comes."""
 
-    def _show(self, event: StreamEvent) -> None:
+    def _show(self, event: Event) -> None:
         console.write(event.text)
 
     def _end(self) -> None:
@@ -65,7 +63,7 @@ class TextPrinter(Printer):
 class JsonLinesPrinter(Printer):
     """A line for each event."""
 
-    def _show(self, event: StreamEvent) -> None:
+    def _show(self, event: Event) -> None:
         line = {"event": event.name, "id": event.seq or None, "data": event.data}
         console.write(json.dumps(line, ensure_ascii=False) + "\n")
 
@@ -76,26 +74,16 @@ class JsonLinesPrinter(Printer):
 class AnswerPrinter(Printer):
     """The response once it is complete, alone or with all that is known of it."""
 
-    _TOLD_AT_THE_END: Final = ("finish_reason", "usage", "timings")
-
     def __init__(self, *, as_json: bool) -> None:
         super().__init__()
         self._as_json = as_json
-        self._answer: dict[str, Any] = {}
-        self._texts: list[str] = []
 
-    def _show(self, event: StreamEvent) -> None:
-        self._texts.append(event.text)
-        if event.name == "queued":
-            self._answer = {name: event.data[name] for name in ("id", "model")}
-        elif event.name == "done":
-            ending = {name: event.data[name] for name in self._TOLD_AT_THE_END}
-            self._answer |= {"response": "".join(self._texts), **ending}
+    def _show(self, event: Event) -> None:
+        """Not yet."""
 
     def _end(self) -> None:
-        if "response" not in self._answer:
-            return
+        answer = self._record.answer()
         if self._as_json:
-            console.say_json(self._answer)
+            console.say_json(answer.data)
         else:
-            console.write(self._answer["response"] + "\n")
+            console.write(answer.response + "\n")

@@ -7,7 +7,7 @@ difference counts.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,28 +23,31 @@ class ServerEvent:
     id: str | None
 
 
-def parse(chunks: Iterable[bytes]) -> Iterator[ServerEvent]:
-    """Events in order. One that the stream's end cuts off is dropped."""
-    name, own_id = "", None
-    data: list[str] = []
-    for line in _lines(chunks):
+class Parser:
+    """Of one connection. An event that its end cuts off is never told."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._name = ""
+        self._id: str | None = None
+        self._data: list[str] = []
+
+    def feed(self, chunk: bytes) -> Iterator[ServerEvent]:
+        """The events that are complete with this chunk, in order."""
+        *lines, self._rest = _LINE_END.split(self._rest + chunk)
+        for line in lines:
+            yield from self._line(line.decode("utf-8", errors="replace"))
+
+    def _line(self, line: str) -> Iterator[ServerEvent]:
         field, _, value = line.partition(":")
         value = value.removeprefix(" ")
         if not line:
-            if data:
-                yield ServerEvent(name or "message", "\n".join(data), own_id)
-            name, own_id, data = "", None, []
+            if self._data:
+                yield ServerEvent(self._name or "message", "\n".join(self._data), self._id)
+            self._name, self._id, self._data = "", None, []
         elif field == "event":
-            name = value
+            self._name = value
         elif field == "data":
-            data.append(value)
+            self._data.append(value)
         elif field == "id":
-            own_id = value
-
-
-def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
-    rest = b""
-    for chunk in chunks:
-        *lines, rest = _LINE_END.split(rest + chunk)
-        for line in lines:
-            yield line.decode("utf-8", errors="replace")
+            self._id = value

@@ -35,12 +35,20 @@ class RequestRefusedError(MiniVaultError):
 
     code = "request_refused"
 
+    def __init__(self, detail: str, *, status: int | None = None, reason: str = "") -> None:
+        """`reason` is the service's own code for it, like `unknown_model`."""
+        super().__init__(detail)
+        self.status = status
+        self.reason = reason
+
 
 @contextmanager
 def translated(url: str) -> Iterator[None]:
     """Turn httpx's errors into ours."""
     try:
         yield
+    except httpx.InvalidURL as error:
+        raise RequestRefusedError(f"{url} is no URL: {error}") from error
     except httpx.UnsupportedProtocol as error:
         raise RequestRefusedError(f"{url} is no URL of a service. Write http://...") from error
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
@@ -54,7 +62,7 @@ def translated(url: str) -> Iterator[None]:
 
 
 def require_success(response: httpx.Response) -> None:
-    """Turn a problem document into an error that says what it says.
+    """Turn a problem document into an error that says what it says; it has been read.
 
     Raises:
         ServiceUnavailableError: it passes.
@@ -62,16 +70,16 @@ def require_success(response: httpx.Response) -> None:
     """
     if response.is_success:
         return
-    response.read()
+    reason = ""
     try:
         problem = response.json()
-        detail = str(problem["detail"])
+        detail, reason = str(problem["detail"]), str(problem["code"])
         fields = [f"{field['field']}: {field['message']}" for field in problem.get("errors", [])]
     except (ValueError, KeyError, TypeError):
         detail, fields = f"{response.status_code} {response.reason_phrase}", []
     text = " ".join([detail, *fields])
     if response.status_code not in _TRY_LATER:
-        raise RequestRefusedError(text)
+        raise RequestRefusedError(text, status=response.status_code, reason=reason)
     wait = response.headers.get("Retry-After", "")
     if not wait.isdecimal():
         raise ServiceUnavailableError(text)

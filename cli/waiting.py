@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.status import Status
 
 from cli import console
-from cli.following import StreamEvent
+from cli.events import Event, Loading, Queued
 
 
 class WaitingLine:
@@ -15,12 +15,15 @@ class WaitingLine:
         self._console = console.stderr()
         self._line: Status | None = None
 
-    def show(self, event: StreamEvent) -> None:
+    def show(self, event: Event) -> None:
         """Say what the event means for the wait."""
-        text = _describe(event)
-        if text is None or not self._console.is_terminal:
-            self.clear()
-        elif self._line is None:
+        text = description(event)
+        self.clear() if text is None else self.say(text)
+
+    def say(self, text: str) -> None:
+        if not self._console.is_terminal:
+            return
+        if self._line is None:
             self._line = self._console.status(text)
             self._line.start()
         else:
@@ -32,12 +35,11 @@ class WaitingLine:
             self._line = None
 
 
-def _describe(event: StreamEvent) -> str | None:
+def description(event: Event) -> str | None:
     """None: the wait is over."""
-    if event.name == "loading":
-        return f"Loading {event.data['model']}"
-    if event.name != "queued" or not event.data["position"]:
+    if isinstance(event, Loading):
+        return f"Loading {event.model}"
+    if not isinstance(event, Queued) or not event.position:
         return None
-    text = f"{event.data['position']} in front"
-    estimate = event.data.get("estimate")
-    return text if estimate is None else f"{text}, about {max(1, round(estimate))} s"
+    text = f"{event.position} in front"
+    return text if event.estimate is None else f"{text}, about {max(1, round(event.estimate))} s"

@@ -22,6 +22,8 @@ from shared.errors import DataDirError
 PREFIX = "MINIVAULT_"
 ENV_FILE = ".env"
 RATE = re.compile(r"[1-9]\d{0,8}/(second|minute|hour|day)")
+_ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[1-9]\d{0,4})?")
+"""As browsers write it: lower case, no path, no slash at its end."""
 _SOCKET_PATH_MAX = 100  # bytes; the kernel's limit is 104 on macOS, 108 on Linux
 
 Names = Annotated[tuple[str, ...], NoDecode]
@@ -148,6 +150,11 @@ class Settings(BaseSettings):
         "and IP addresses; `*`: any. Unset: none where the API listens on a loopback address, any "
         "elsewhere.",
     )
+    cors_origins: Names = Field(
+        (),
+        description="Origins whose pages may use the API from a browser, comma-separated, like "
+        "`https://app.example.org`; `*`: any page that a user of the service opens.",
+    )
     docs: Literal["on", "off"] = Field(
         "on", description="Whether the API serves `/docs` and `/openapi.json`."
     )
@@ -193,7 +200,7 @@ class Settings(BaseSettings):
         "info", description="Least severe level that is logged."
     )
 
-    @field_validator("models", "trusted_proxies", "allowed_hosts", mode="before")
+    @field_validator("models", "trusted_proxies", "allowed_hosts", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -221,6 +228,14 @@ class Settings(BaseSettings):
             if host != "*" and not re.fullmatch(r"[\w.-]+", host):
                 raise ValueError("write names, without scheme and port, or *")
         return tuple(host.lower() for host in value)
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError("write origins like https://app.example.org:8443, or *")
+        return value
 
     @field_validator("rate_limit")
     @classmethod

@@ -10,9 +10,10 @@ from api.admission import AdmittedInBackground
 from api.caller import CallerDep
 from api.deps import Resumed, StateDep
 from api.openapi import ADMISSION_PROBLEMS, EVENT_STREAM_CONTENT, Responses, problems
-from api.streams import EVENT_STREAM, StreamResponse, frames
+from api.streams import EVENT_STREAM, StreamResponse, farewell, frames
 from api.transcript import Transcript
 from api.views import JobView
+from shared.errors import MiniVaultError
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -88,7 +89,13 @@ async def cancel(job_id: str, state: StateDep, caller: CallerDep, response: Resp
     responses=_EVENTS | problems(*_KNOWN, "invalid_request", "stopping"),
 )
 async def events(feed: Resumed, state: StateDep) -> Response:
-    """`Last-Event-ID` or `after` name the last event you have; without them, all are sent."""
+    """`Last-Event-ID` or `after` name the last event you have; without them, all are sent.
+
+    With `Accept: text/event-stream`, what would be a 503 is an `error` without a number and the
+    stream's end: EventSource tries again then, and never behind a 503.
+    """
     if feed is None:
         return Response(status_code=204)
+    if isinstance(feed, MiniVaultError):
+        return StreamResponse(farewell(feed), state.settings)
     return StreamResponse(frames(feed), state.settings)

@@ -64,7 +64,7 @@ def ask(
     from cli.printers import AnswerPrinter  # noqa: PLC0415
     from shared.configuration import load_settings  # noqa: PLC0415
 
-    fields = {
+    fields: dict[str, Any] = {
         "prompt": _text(prompt),
         "model": model,
         "max_tokens": max_tokens,
@@ -85,11 +85,11 @@ def ask(
     # What was not given is left to the service's defaults.
     body = {name: value for name, value in fields.items() if value is not None}
     settings = load_settings()
-    with Client(url or service_url(settings), api_key(settings)) as client:
+    with Client(url or service_url(settings), api_key=api_key(settings)) as client:
         match context.command.name:
             case "submit":
-                job = client.submit(body)
-                console.say_json(job) if as_json else console.say(job["id"])
+                job = client.submit(**body)
+                console.say_json(job.data) if as_json else console.say(job.id)
             case "stream":
                 _follow(client, body, stream_printer(as_json=as_json))
             case _:
@@ -115,15 +115,14 @@ def _text(prompt: str) -> str:
 
 def _follow(client: Client, body: Mapping[str, Any], printer: Printer) -> None:
     """Show a job to its end. An interrupt ends it: nobody waits for it any more."""
-    job_id = ""
+    stream = client.stream(**body)
     try:
         with printer:
-            for event in client.stream(body):
-                job_id = job_id or str(event.data["id"])
+            for event in stream:
                 printer.show(event)
             printer.end()
     except KeyboardInterrupt:
-        if job_id:
+        if stream.job_id:
             with suppress(MiniVaultError):  # without a follower it ends by itself
-                client.cancel(job_id)
+                client.cancel(stream.job_id)
         raise

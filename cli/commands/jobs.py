@@ -85,10 +85,10 @@ def cancel(ids: list[str], *, url: Url = None, as_json: AsJson = False) -> None:
     from cli.client import Client, service_url  # noqa: PLC0415
     from cli.credentials import api_key  # noqa: PLC0415
 
-    with Client(url or service_url(settings), api_key(settings)) as client:
+    with Client(url or service_url(settings), api_key=api_key(settings)) as client:
         for job_id in ids:
             job = client.cancel(job_id)
-            console.say_json(job) if as_json else console.say(f"{job['id']}\t{job['status']}")
+            console.say_json(job.data) if as_json else console.say(f"{job.id}\t{job.status}")
 
 
 @app.command()
@@ -99,7 +99,7 @@ def follow(job_id: JobId, *, url: Url = None, as_json: AsJson = False) -> None:
     from cli.credentials import api_key  # noqa: PLC0415
 
     with (
-        Client(url or service_url(settings), api_key(settings)) as client,
+        Client(url or service_url(settings), api_key=api_key(settings)) as client,
         stream_printer(as_json=as_json) as printer,
     ):
         for event in client.events(job_id):

@@ -3,23 +3,11 @@
 Run by `make test-browser`: a browser is the one thing that no package registry of Python's has.
 """
 
-import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from shared.settings import Settings
 from tests.support.dashboard import PROMPT, busy_dashboard
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-
-
-@pytest.fixture(scope="session")
-def browser() -> str:
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    assert found, f"This test needs a browser: one of {', '.join(BROWSERS)}."
-    return found
 
 
 def page(browser: str, url: str, profile: Path) -> str:

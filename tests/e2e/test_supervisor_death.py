@@ -37,18 +37,18 @@ def kill_supervisor(stack: Stack) -> list[psutil.Process]:
 def text_of(stack: Stack) -> str:
     """Of the undisturbed run."""
     with Client(stack.url) as client:
-        return "".join(event.text for event in client.stream(COUNT))
+        return "".join(event.text for event in client.stream(**COUNT))
 
 
 def wait_for_tokens(stack: Stack, job_id: str) -> None:
     with Client(stack.url) as client:
-        until(lambda: client.job(job_id)["response"], seconds=60, what="the first tokens")
+        until(lambda: client.job(job_id).response, seconds=60, what="the first tokens")
 
 
 def test_the_children_end_by_themselves_and_jobs_go_on_after_the_next_start(stack: Stack) -> None:
     whole = text_of(stack)
     with Client(stack.url) as client:
-        running, waiting = (client.submit(COUNT)["id"] for _ in range(2))
+        running, waiting = (client.submit(**COUNT).id for _ in range(2))
     wait_for_tokens(stack, running)
     children = kill_supervisor(stack)
     until(lambda: not any(map(is_alive, children)), seconds=40, what="their end")
@@ -68,7 +68,7 @@ def test_a_new_stack_takes_over_what_a_stream_is_still_coming_from(stack: Stack)
     """The client that follows it sees nothing but a pause."""
     whole = text_of(stack)
     with Client(stack.url) as client:
-        events = client.stream(COUNT)
+        events = client.stream(**COUNT)
         text = ""
         while not text:
             text += next(events).text
@@ -109,7 +109,7 @@ def test_what_can_not_end_by_itself_is_killed_by_the_next_start(stack: Stack) ->
 def test_a_job_goes_on_when_the_supervisor_tells_of_its_workers_death(stack: Stack) -> None:
     whole = text_of(stack)
     with Client(stack.url) as client:
-        job_id = client.submit(COUNT)["id"]
+        job_id = client.submit(**COUNT).id
         wait_for_tokens(stack, job_id)
         worker = psutil.Process(stack.pid("worker"))
         with connect(load_settings(data_dir=stack.data), "test") as redis:

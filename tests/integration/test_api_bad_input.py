@@ -26,6 +26,12 @@ def field(name: str, value: Any) -> bytes:
     return json.dumps({"prompt": "x", name: value}).encode()
 
 
+def turns(times: int = 1, *, echo: bool = False, raw: bool = False, **changes: Any) -> bytes:
+    turn = {"role": "user", "content": "x"} | changes
+    body = {"messages": times * [turn], "echo": echo, "raw": raw}
+    return json.dumps(body).encode()
+
+
 # body, status, code, field named in `errors`
 BAD_BODIES: dict[str, tuple[bytes, int, str, str | None]] = {
     "nothing": (b"", 422, "invalid_request", "body"),
@@ -38,6 +44,25 @@ BAD_BODIES: dict[str, tuple[bytes, int, str, str | None]] = {
     "empty-object": (b"{}", 422, "invalid_request", "prompt"),
     "empty-prompt": (field("prompt", ""), 422, "invalid_request", "prompt"),
     "null-prompt": (field("prompt", None), 422, "invalid_request", "prompt"),
+    "both": (
+        field("messages", [{"role": "user", "content": "x"}]),
+        422,
+        "invalid_request",
+        "prompt",
+    ),
+    "no-messages": (b'{"messages": []}', 422, "invalid_request", "messages"),
+    "null-messages": (b'{"messages": null}', 422, "invalid_request", "messages"),
+    "text-messages": (b'{"messages": "x"}', 422, "invalid_request", "messages"),
+    "role": (turns(role="tool"), 422, "invalid_request", "messages.0.role"),
+    "no-role": (turns(role=None), 422, "invalid_request", "messages.0.role"),
+    "null-content": (turns(content=None), 422, "invalid_request", "messages.0.content"),
+    "parts": (turns(content=[{"type": "text"}]), 422, "invalid_request", "messages.0.content"),
+    "name": (turns(name="x"), 422, "invalid_request", "messages.0.name"),
+    "turn-nul": (turns(content="a\0b"), 422, "invalid_request", "messages.0.content"),
+    "turn-surrogate": (turns(content="\ud800"), 422, "invalid_request", "messages.0.content"),
+    "many-turns": (turns(times=1001), 422, "invalid_request", "messages"),
+    "turns-echo": (turns(echo=True), 422, "invalid_request", "echo"),
+    "turns-raw": (turns(raw=True), 422, "invalid_request", "raw"),
     "number-prompt": (field("prompt", 5), 422, "invalid_request", "prompt"),
     "list-prompt": (field("prompt", ["x"]), 422, "invalid_request", "prompt"),
     "nul": (field("prompt", "a\0b"), 422, "invalid_request", "prompt"),

@@ -104,6 +104,24 @@ def test_whoever_asks_a_service_whose_redis_is_gone_is_told_so_soon(
             assert httpx.get(f"{url}/jobs/{job_id}").json()["status"] == "queued"
 
 
+def test_an_event_source_is_told_in_the_stream_so_that_it_tries_again(
+    own: Settings, valkey: subprocess.Popen[bytes], redis: Redis
+) -> None:
+    """Behind a 503 it never would."""
+    with running_api(own) as url:
+        job_id = httpx.post(f"{url}/jobs", json=BODY).json()["id"]
+        redis.execute_command("WAITAOF", 1, 0, 5000)
+        valkey.kill()
+        valkey.wait(timeout=10)
+        headers = {"Accept": "text/event-stream", "Last-Event-ID": "1"}
+        with httpx.stream("GET", f"{url}/jobs/{job_id}/events", headers=headers) as response:
+            (event,) = read_sse(response)
+        assert (response.status_code, event.event, event.id) == (200, "error", None)
+        assert event.data["code"] == "redis_unavailable"
+        counted = httpx.get(f"{url}/metrics").text
+        assert 'minivault_refusals_total{code="redis_unavailable"} 1.0' in counted
+
+
 @pytest.mark.usefixtures("valkey")
 def test_a_redis_that_is_full_refuses_jobs_and_keeps_what_it_has(
     own: Settings, redis: Redis

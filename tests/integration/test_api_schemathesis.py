@@ -6,6 +6,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis import Case
+from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from api.app import create_app
 from shared.redis import connect
@@ -38,4 +39,9 @@ def url(session_settings: Settings) -> Iterator[str]:
 @schema.parametrize()
 @settings(suppress_health_check=list(HealthCheck), deadline=None)
 def test_every_answer_is_documented_and_none_is_a_server_error(case: Case, url: str) -> None:
-    case.call_and_validate(base_url=url)
+    body = case.body if isinstance(case.body, dict) else {}
+    # Some of its bodies are put together property by property, past `oneOf`.
+    ambiguous = {"prompt", "messages"} <= body.keys()
+    case.call_and_validate(
+        base_url=url, excluded_checks=[positive_data_acceptance] if ambiguous else []
+    )

@@ -14,6 +14,15 @@ def frame(name: str, seq: int | None, **data: object) -> bytes:
     return number + f"event: {name}\ndata: {json.dumps(data)}\n\n".encode()
 
 
+DONE = frame(
+    "done",
+    3,
+    finish_reason="stop",
+    usage={"prompt_tokens": 1, "completion_tokens": 1},
+    timings={"queue": 0, "prefill": 0, "decode": 0, "total": 0},
+)
+
+
 def test_the_place_in_the_queue_is_shown_until_the_answer_comes(tmp_path: Path) -> None:
     queued = {"id": "job-1", "model": "m"}
     answered = threading.Event()
@@ -25,7 +34,7 @@ def test_the_place_in_the_queue_is_shown_until_the_answer_comes(tmp_path: Path) 
             body, cut = first + later, True  # goes on over another connection
         else:
             answered.wait(timeout=20)
-            body, cut = frame("token", 2, text="Paris") + frame("done", 3), False
+            body, cut = frame("token", 2, text="Paris") + DONE, False
         return Reply(headers={"Content-Type": "text/event-stream"}, body=body, cut=cut)
 
     with (

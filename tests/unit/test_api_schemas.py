@@ -6,6 +6,24 @@ from pydantic import ValidationError
 from api.schemas import MAX_SEED, GenerateBody
 
 
+def test_a_conversation_is_drafted_as_it_came() -> None:
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": ""},
+        {"role": "user", "content": "é\n"},
+    ]
+    draft = GenerateBody.model_validate({"messages": turns}).draft(9)
+    assert draft.prompt == ""
+    assert [(turn.role, turn.content) for turn in draft.messages] == [
+        (turn["role"], turn["content"]) for turn in turns
+    ]
+    turns[1]["content"] = "Goodbye"
+    assert (
+        GenerateBody.model_validate({"messages": turns}).draft(9).fingerprint != draft.fingerprint
+    )
+
+
 def test_only_the_prompt_is_required() -> None:
     params = GenerateBody(prompt="x").params(1024)
     assert (params.max_tokens, params.temperature, params.top_p, params.top_k) == (256, 0.7, 1, 0)
@@ -46,6 +64,7 @@ def test_what_passes_is_what_the_worker_can_use(fields: dict[str, object]) -> No
         return
     params = body.params(1024)
     assert body.prompt
+    assert not body.messages
     assert "\0" not in body.prompt
     body.prompt.encode()
     assert 0 <= params.seed <= MAX_SEED
