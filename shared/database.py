@@ -47,6 +47,10 @@ class Database(ABC):
     def reading(self) -> AbstractContextManager[sa.Connection]:
         """A connection for a quick look: it does not wait for those who write."""
 
+    def glancing(self) -> AbstractContextManager[sa.Connection]:
+        """A connection for one statement that reads, with as few round trips as that needs."""
+        return self.reading()
+
     @abstractmethod
     def writing(self) -> AbstractContextManager[sa.Connection]:
         """A transaction that waits for others, but never long: streams wait for it."""

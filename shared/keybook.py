@@ -129,7 +129,7 @@ class KeyBook:
 
     def _look(self, query: sa.Select[Any]) -> list[Key]:
         self._database.make_ready()
-        with translated(), self._database.reading() as connection:
+        with translated(), self._database.glancing() as connection:
             return [_key(dict(row)) for row in connection.execute(query).mappings()]
 
 
