@@ -109,7 +109,7 @@ def test_a_key_is_in_no_log_error_metric_process_list_or_store(
             )
             said.append(found)
             lines += more
-            is_whole = list(variables.values())[0] in (str(key_file), token.text)
+            is_whole = next(iter(variables.values())) in (str(key_file), token.text)
             assert ("hello\n" in found) == is_whole, found
         lines += command_lines()
         in_redis = dump(redis)
