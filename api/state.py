@@ -19,6 +19,8 @@ from api.pace import Pace
 from api.proxies import Proxies
 from api.relay import Relay
 from api.repeating import repeating
+from api.vigil import LOOK_SECONDS as VIGIL_SECONDS
+from api.vigil import Vigil
 from shared.queue import JobQueue, Limits
 from shared.redis import connect, connect_async
 from shared.settings import Settings
@@ -63,6 +65,7 @@ async def open_state(settings: Settings, metrics: ApiMetrics) -> AsyncIterator[S
                 keyring.opened(),
                 repeating(attendance.renew_all, every=attendance.interval),
                 repeating(line.look, every=LOOK_SECONDS),
+                repeating(Vigil(keyring, feeds).look, every=VIGIL_SECONDS),
             ):
                 yield State(
                     settings=settings,
