@@ -19,7 +19,7 @@ from shared.errors import StoreError
 from shared.job import now
 from shared.keys import Token
 from shared.settings import Settings
-from tests.support.api import api_process, read_sse, running_api
+from tests.support.api import api_process, free_port, read_sse, running_api
 from tests.support.keys import Asker, bearer, key_book, made, with_database
 from tests.support.poll import until
 from tests.support.postgres import Postgres
@@ -137,7 +137,7 @@ def test_metrics_are_an_administrators_or_on_a_port_of_their_own(own: Settings, 
     assert admin("GET", "/metrics").status_code == 200
     assert plain.code("GET", "/metrics") == (403, "admin_only")
     assert status(url, path="/metrics") == 401
-    port = int(url.rpartition(":")[2]) - 1
+    port = free_port()
     with running_api(own, metrics_port=port):
         assert status(f"http://127.0.0.1:{port}", path="/metrics") == 200
 
