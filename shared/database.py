@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from threading import Lock
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,6 +19,7 @@ class Database(ABC):
 
     def __init__(self, engine: sa.Engine) -> None:
         self.engine = engine
+        self._lock = Lock()
         self._is_ready = False
         self._identity: object = None
         """Of what was made ready."""
@@ -31,8 +33,11 @@ class Database(ABC):
             StoreError: it can't be opened, is newer than this program, or its folder is gone. That
                 is not made again, for it may be a volume that comes back.
         """
-        if self._is_ready and self.identity() == self._identity:
-            return
+        with self._lock:
+            if not (self._is_ready and self.identity() == self._identity):
+                self._make_ready()
+
+    def _make_ready(self) -> None:
         self.engine.dispose()
         with translated():
             with self.reading() as connection:

@@ -72,7 +72,7 @@ class KeyBook:
         token = keys.new_token()
         key = Key(
             id=token.id,
-            name=self._database.storable(name),
+            name=name,
             digest=keys.digest(token.secret),
             admin=admin,
             allowance=allowance or Allowance(),
