@@ -161,7 +161,8 @@ def _check(draft: Draft, settings: Settings, caller: Caller, models: Sequence[st
     """Hold a draft to what the settings allow, and the caller's key, which may use `models`."""
     if not models or draft.model not in (None, *models):
         # What the key may not use is as if it were not.
-        raise UnknownModelError(f"There is no such model here. Known: {', '.join(models)}.")
+        known = ", ".join(models) or "none"
+        raise UnknownModelError(f"There is no such model here. Known: {known}.")
     problems = []
     if draft.params.max_tokens > settings.max_tokens:
         problems.append(FieldProblem("max_tokens", f"At most {settings.max_tokens} are allowed."))

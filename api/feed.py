@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 
 from redis.exceptions import RedisError
 
-from api.errors import StoppingError
+from api.errors import InvalidKeyError, StoppingError
 from api.inbox import Inbox
 from shared.errors import RedisUnavailableError
 from shared.events import AnyEvent, Queued, is_terminal
@@ -47,9 +47,14 @@ class Feed:
         latest: AnyEvent | None = None,
         stopping: Callable[[], bool] = lambda: False,
         silence: float = SILENCE_SECONDS,
+        key: str = "",
     ) -> None:
-        """`after` is the last number the client has, 0 for none; `latest` its event, if known."""
+        """`after` is the last number the client has, 0 for none; `latest` its event, if known.
+
+        `key` is the API key under which it was opened.
+        """
         self.job_id = job_id
+        self.key = key
         self.inbox = inbox
         self._read_log = read_log
         self._last = after
@@ -60,6 +65,12 @@ class Feed:
         self.live = False
         """It has all that there was when it was opened, or has had."""
         self._look_at = 0.0
+        self._ended = False
+
+    def end(self) -> None:
+        """Its key opens nothing any more."""
+        self._ended = True
+        self.inbox.mark_gap()  # have it look up
 
     @property
     def waiting(self) -> Queued | None:
@@ -76,6 +87,7 @@ class Feed:
             JobExpiredError: the log has expired.
             RedisUnavailableError: the log could not be read for minutes.
             StoppingError: this process is stopping.
+            InvalidKeyError: the key has ended.
         """
         events = await self._missed()
         while True:
@@ -94,6 +106,8 @@ class Feed:
     async def _next(self) -> list[AnyEvent]:
         if self._stopping():
             raise StoppingError
+        if self._ended:
+            raise InvalidKeyError
         message = await self.inbox.get(max(0.0, self._look_at - _now()))
         if message is None or message.seq > self._last + 1:
             return await self._missed()

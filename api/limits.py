@@ -164,15 +164,15 @@ class FailedLogins:
         """
         try:
             async with in_time():
-                if await self._limiter.try_acquire_async(address, blocking=False):
-                    return
+                counted = await self._limiter.try_acquire_async(address, blocking=False)
                 standing = await self._buckets.standing(address)
         except (RedisError, RedisUnavailableError):
             return  # uncounted, and as closed as before
-        raise RateLimitedError(
-            f"Too many requests without a valid API key; the next one in {standing.seconds} s.",
-            retry_after=max(1, standing.seconds),
-        )
+        if not counted:
+            raise RateLimitedError(
+                f"Too many requests without a valid API key; the next one in {standing.seconds} s.",
+                retry_after=max(1, standing.seconds),
+            )
 
 
 async def _client(request: Request) -> str:

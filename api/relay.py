@@ -95,7 +95,8 @@ class Relay:
             JobExpiredError: the job that the key stands for has ended and is forgotten.
         """
         # Subscribed first: a worker may be done before this process looks again.
-        async with self._follow(admission.request.id, after=0) as feed:
+        key = admission.request.key
+        async with self._follow(admission.request.id, after=0, key=key) as feed:
             job_id = await self.enqueue(admission)
             if job_id == feed.job_id:
                 yield feed
@@ -154,7 +155,8 @@ class Relay:
             return
         # A number the log has not reached would wait for an end that never gets there.
         latest = last if last.seq <= after else None
-        async with self._follow(job_id, after=min(after, last.seq), latest=latest) as feed:
+        after = min(after, last.seq)
+        async with self._follow(job_id, after=after, key=caller.key, latest=latest) as feed:
             yield feed
 
     async def read(self, job_id: str, caller: Caller) -> list[AnyEvent]:
@@ -210,7 +212,7 @@ class Relay:
 
     @asynccontextmanager
     async def _follow(
-        self, job_id: str, *, after: int, latest: AnyEvent | None = None
+        self, job_id: str, *, after: int, key: str, latest: AnyEvent | None = None
     ) -> AsyncIterator[Feed]:
         async def read_log(last: int) -> list[AnyEvent]:
             async with in_time():
@@ -223,7 +225,13 @@ class Relay:
 
         async with self._subscriptions.subscribe(job_id) as inbox:
             feed = Feed(
-                job_id, read_log, inbox, after=after, latest=latest, stopping=self._stopping
+                job_id,
+                read_log,
+                inbox,
+                after=after,
+                latest=latest,
+                stopping=self._stopping,
+                key=key,
             )
             self._feeds.add(feed)
             try:

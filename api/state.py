@@ -23,6 +23,8 @@ from api.proxies import Proxies
 from api.relay import Relay
 from api.repeating import repeating
 from api.served import Served
+from api.vigil import LOOK_SECONDS as VIGIL_SECONDS
+from api.vigil import Vigil
 from shared.queue import JobQueue, Limits
 from shared.redis import connect, connect_async
 from shared.settings import Settings
@@ -73,6 +75,7 @@ async def open_state(settings: Settings, metrics: ApiMetrics) -> AsyncIterator[S
                 keyring.opened(),
                 repeating(attendance.renew_all, every=attendance.interval),
                 repeating(line.look, every=LOOK_SECONDS),
+                repeating(Vigil(keyring, feeds).look, every=VIGIL_SECONDS),
             ):
                 yield State(
                     settings=settings,

@@ -46,21 +46,27 @@ class Database(ABC):
                 is not made again, for it may be a volume that comes back.
         """
         with self._lock:
-            if self._is_ready and self.identity() == self._identity:
-                return
-            self.engine.dispose()
-            with translated():
-                with self.reading() as connection:
-                    current = is_current(connection)
-                if not current:
-                    with self.migrating() as connection:
-                        migrate(connection)
-            self._identity = self.identity()
-            self._is_ready = True
+            if not (self._is_ready and self.identity() == self._identity):
+                self._make_ready()
+
+    def _make_ready(self) -> None:
+        self.engine.dispose()
+        with translated():
+            with self.reading() as connection:
+                current = is_current(connection)
+            if not current:
+                with self.migrating() as connection:
+                    migrate(connection)
+        self._identity = self.identity()
+        self._is_ready = True
 
     @abstractmethod
     def reading(self) -> AbstractContextManager[sa.Connection]:
         """A connection for a look of seconds: it does not wait for those who write."""
+
+    def glancing(self) -> AbstractContextManager[sa.Connection]:
+        """A connection for one statement that reads, with as few round trips as that needs."""
+        return self.reading()
 
     @abstractmethod
     def writing(self) -> AbstractContextManager[sa.Connection]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import sqlalchemy as sa
 
 from shared.database import Database
@@ -9,6 +11,9 @@ from shared.errors import StoreError
 from shared.postgres import PostgreSQL
 from shared.settings import PREFIX
 from shared.sqlite import SQLite
+
+_KEPT_SECONDS: Final = 300
+"""Less than firewalls wait before they forget a connection without a word."""
 
 
 def database_at(address: str, *, keeps_connection: bool = False) -> Database:
@@ -24,7 +29,7 @@ def database_at(address: str, *, keeps_connection: bool = False) -> Database:
         return SQLite(sa.create_engine(url))
     options = PostgreSQL.engine_options()
     if keeps_connection:
-        options |= {"poolclass": sa.QueuePool, "pool_size": 1}
+        options |= {"poolclass": sa.QueuePool, "pool_size": 1, "pool_recycle": _KEPT_SECONDS}
     try:
         return PostgreSQL(sa.create_engine(url, **options))
     except ImportError as error:

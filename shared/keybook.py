@@ -8,7 +8,7 @@ import msgspec
 import sqlalchemy as sa
 
 from shared import keys
-from shared.database import Database, storable, translated
+from shared.database import Database, translated
 from shared.databases import database_at
 from shared.errors import KeyNotFoundError, SettingsError, StoreAwayError
 from shared.keys import Allowance, Key, Token
@@ -72,7 +72,7 @@ class KeyBook:
         token = keys.new_token()
         key = Key(
             id=token.id,
-            name=storable(name),
+            name=name,
             digest=keys.digest(token.secret),
             admin=admin,
             allowance=allowance or Allowance(),
@@ -129,7 +129,7 @@ class KeyBook:
 
     def _look(self, query: sa.Select[Any]) -> list[Key]:
         self._database.make_ready()
-        with translated(), self._database.reading() as connection:
+        with translated(), self._database.glancing() as connection:
             return [_key(dict(row)) for row in connection.execute(query).mappings()]
 
 

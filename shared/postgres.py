@@ -50,6 +50,11 @@ class PostgreSQL(Database):
             yield connection
 
     @contextmanager
+    def glancing(self) -> Iterator[sa.Connection]:
+        with self.reading() as connection:  # neither begun nor rolled back
+            yield connection.execution_options(isolation_level="AUTOCOMMIT")
+
+    @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
         with self.reading() as connection, connection.begin():
             # Not as options of the connection: some poolers refuse those. Whoever stops in the

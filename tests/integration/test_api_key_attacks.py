@@ -293,7 +293,7 @@ def test_an_id_is_found_out_by_no_work_that_is_saved(monkeypatch: pytest.MonkeyP
 
 
 def test_guesses_are_counted_by_address_and_keep_nobody_out(
-    own: Settings, url: str, token: Token
+    own: Settings, url: str, token: Token, redis: Redis
 ) -> None:
     with running_api(own) as other, ThreadPoolExecutor(16) as threads:
         ways = [url, other] * 50
@@ -305,6 +305,7 @@ def test_guesses_are_counted_by_address_and_keep_nobody_out(
         answers = list(threads.map(guess, ways))
         assert sorted(set(answers)) == [401, 429]
         assert answers.count(401) == 60
+        assert 0 < redis.ttl(names.failed_logins("127.0.0.1")) <= 60
         assert httpx.get(f"{url}/models").status_code == 429
         for way in (url, other):
             assert Asker(way, token)("GET", "/models").status_code == 200

@@ -19,7 +19,7 @@ from shared.errors import StoreError
 from shared.job import now
 from shared.keys import Token
 from shared.settings import Settings
-from tests.support.api import api_process, running_api
+from tests.support.api import api_process, free_port, read_sse, running_api
 from tests.support.keys import Asker, bearer, key_book, made, with_database
 from tests.support.poll import until
 from tests.support.postgres import Postgres
@@ -99,6 +99,27 @@ def test_a_revoked_a_rotated_and_an_expired_key_end_at_once(own: Settings, url: 
         assert status(url, bearer(new)) == 401
 
 
+def test_streams_end_with_their_key_and_others_go_on(
+    own: Settings, url: str, worker: ScriptedWorker, redis: Redis
+) -> None:
+    worker.script = words(*"abc", pause=3)
+    leaving, staying = made(own), made(own)
+    job_id = Asker(url, leaving).submit().json()["id"]
+    stay = Asker(url, staying).submit().json()["id"]
+    address = f"{url}/jobs/{job_id}/events"
+    with httpx.stream("GET", address, headers=bearer(leaving), timeout=20) as response:
+        events = read_sse(response)
+        assert next(events).event == "queued"
+        with key_book(own) as book:
+            book.revoke(leaving.id)
+        last = list(events)[-1]
+    assert (last.event, last.id, last.data["code"]) == ("error", None, "invalid_api_key")
+    assert not redis.exists(names.ended(job_id))  # the job goes on
+    worker.script = words("quick")
+    until(lambda: redis.exists(names.ended(job_id)), seconds=20, what="the job's end")
+    assert Asker(url, staying)("GET", f"/jobs/{stay}/events").text.count("event: done") == 1
+
+
 def test_what_is_open_stays_open(own: Settings, url: str) -> None:
     made(own)
     assert status(url, path="/healthz") == 200
@@ -116,7 +137,7 @@ def test_metrics_are_an_administrators_or_on_a_port_of_their_own(own: Settings, 
     assert admin("GET", "/metrics").status_code == 200
     assert plain.code("GET", "/metrics") == (403, "admin_required")
     assert status(url, path="/metrics") == 401
-    port = int(url.rpartition(":")[2]) - 1
+    port = free_port()
     with running_api(own, metrics_port=port):
         assert status(f"http://127.0.0.1:{port}", path="/metrics") == 200
 
