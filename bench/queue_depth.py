@@ -58,7 +58,7 @@ def main() -> None:
     )
     print("| jobs in the queue | submit | take | KiB a job | a second client's job comes |")
     print("|---|---|---|---|---|")
-    with _running_valkey() as settings:
+    with running_valkey() as settings:
         for depth in arguments.depths:
             print(asyncio.run(_measure(settings, depth, arguments.probes)))
 
@@ -130,7 +130,7 @@ def _bytes_used(redis: Redis) -> int:
 
 
 @contextmanager
-def _running_valkey() -> Iterator[Settings]:
+def running_valkey() -> Iterator[Settings]:
     with tempfile.TemporaryDirectory(prefix="mv-bench-") as folder:
         settings = load_settings(data_dir=Path(folder))
         settings.prepare_data_dir()
