@@ -96,9 +96,8 @@ _LETTERS: Final = dict(
 
 def main() -> None:
     arguments = _arguments()
-    with running_valkey() as settings:
-        if arguments.database_url:
-            settings = settings.model_copy(update={"database_url": arguments.database_url})
+    with running_valkey() as embedded:
+        settings = embedded.model_copy(update={"database_url": arguments.database_url})
         writer = Writer(seed=1)
         store = Store.open(settings)
         first = datetime.now(UTC) - timedelta(seconds=arguments.rows * _SECONDS_APART)
