@@ -2,6 +2,9 @@ PYTHON ?= python3
 # Package index for torch alone, for example one with CPU builds. Empty: pip's own choice.
 TORCH_INDEX ?=
 
+# What `make datasette` opens.
+DATABASE ?= data/db/minivault.db
+
 # Proxies that `make test-proxy` runs.
 PROXIES ?= nginx caddy traefik
 
@@ -11,8 +14,8 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c const
 RUN_EXTRAS := api,worker,dashboard
 
 .DEFAULT_GOAL := help
-.PHONY: help up models test test-browser test-proxy test-remote test-hosts compose-test chaos check
-.PHONY: kubernetes-check alerts-check bench clean
+.PHONY: help up models test test-browser test-proxy test-remote test-hosts test-datasette compose-test
+.PHONY: chaos check kubernetes-check alerts-check bench datasette clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -42,6 +45,9 @@ test-remote: $(VENV)/.dev ## Redis behind Sentinel, and over TLS: needs openssl
 test-hosts: $(VENV)/.dev ## Workers on two hosts, cut off and killed: needs Linux, root, iproute2
 	@$(BIN)/python -m pytest tests/hosts
 
+test-datasette: $(VENV)/.dev $(VENV)/.datasette ## Open a database with the real Datasette
+	@$(BIN)/python -m pytest tests/datasette
+
 chaos: $(VENV)/.dev ## 500 streams under 60 faults at random: what is lost? (15 minutes)
 	@$(BIN)/python -m tests.chaos
 
@@ -67,6 +73,9 @@ alerts-check: ## Try deploy/prometheus/alerts.yml; needs promtool (Debian: prome
 
 bench: $(VENV)/.dev ## Measure the service from outside, next to the bare engine
 	@$(BIN)/python -m bench
+
+datasette: $(VENV)/.datasette ## Look at the database in a browser; DATABASE=data/db/minivault.db
+	@$(VENV)/datasette/bin/datasette $(DATABASE) --metadata deploy/datasette/metadata.yml
 
 clean: ## Remove what make and the tests built; the data folder stays
 	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
@@ -101,4 +110,10 @@ $(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.torch
 $(VENV)/.kubernetes: deploy/kubernetes/requirements.txt $(VENV)/.dev
 	@echo "Installing schemas into $(VENV)"
 	@$(PIP_INSTALL) -r $<
+	@touch $@
+
+$(VENV)/.datasette: deploy/datasette/requirements.txt | $(VENV)/.made
+	@echo "Installing Datasette into $(VENV)/datasette"
+	@$(PYTHON) -m venv $(VENV)/datasette
+	@$(VENV)/datasette/bin/python -m pip install --disable-pip-version-check -r $<
 	@touch $@

@@ -28,7 +28,7 @@ _TOMBSTONES: Final = sa.table(
 MAX_ROWS: Final = 250
 """At a time: databases bound the parameters of a statement, and others wait for us."""
 
-_Row: TypeAlias = Mapping[str, Any]
+_Row: TypeAlias = Mapping[Any, Any]
 
 
 def write(connection: sa.Connection, database: Database, rows: Sequence[Interaction]) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import Insert, insert
@@ -41,8 +41,7 @@ class SQLite(Database):
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         with self.engine.connect() as connection:
-            line = connection.connection.dbapi_connection
-            assert isinstance(line, sqlite3.Connection)
+            line = cast("sqlite3.Connection", connection.connection.dbapi_connection)
             deadline = time.monotonic() + TIMEOUT
             line.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)
             try:

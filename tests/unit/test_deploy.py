@@ -99,6 +99,37 @@ def test_pods_have_settings_that_programs_accept(
         assert waits + settings.shutdown_grace + 10 <= spec["terminationGracePeriodSeconds"]
 
 
+def test_the_containers_of_api_and_worker_share_the_database_and_only_that() -> None:
+    (compose,) = read(DEPLOY.parent / "docker-compose.yml")
+    api, worker = (compose["services"][name] for name in ("api", "worker"))
+    assert {"data:/data:ro", "database:/database"} < set(api["volumes"])
+    assert {"data:/data", "database:/database"} < set(worker["volumes"])
+    addresses = {each["environment"]["MINIVAULT_DATABASE_URL"] for each in (api, worker)}
+    assert addresses == {"${MINIVAULT_DATABASE_URL:-sqlite:////database/minivault.db}"}
+    for image in ("api", "worker"):
+        text = (DEPLOY.parent / f"Dockerfile.{image}").read_text(encoding="utf-8")
+        assert "install -d -o 10001 -g 10001 /data /database" in text
+        assert re.search(r"scripts/requirements.py .*\bpostgres\b", text)
+
+
+def test_pods_of_api_and_worker_reach_the_database() -> None:
+    for name in ("api", "worker"):
+        (container,) = pod(name)["containers"]
+        (source,) = [
+            each["valueFrom"]
+            for each in container["env"]
+            if each["name"] == "MINIVAULT_DATABASE_URL"
+        ]
+        assert source == {"secretKeyRef": {"name": "minivault", "key": "database-url"}}
+    policies = {
+        each["metadata"]["name"]: each["spec"]
+        for each in read(KUBERNETES / "base" / "network.yaml")
+    }
+    (reached,) = policies["minivault-database"]["podSelector"]["matchExpressions"]
+    assert reached["values"] == ["api", "worker"]
+    assert policies["minivault-database"]["egress"] == [{"ports": [{"port": 5432}]}]
+
+
 def test_every_setting_named_is_one() -> None:
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     for path in DEPLOY.rglob("*.yaml"):
