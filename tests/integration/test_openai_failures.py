@@ -265,6 +265,21 @@ def test_a_stream_that_waits_is_not_silent(settings: Settings, redis: Redis) -> 
     assert rest[-1] == "data: [DONE]"
 
 
+def test_the_sdk_reads_over_pings(settings: Settings, redis: Redis) -> None:
+    """Its decoder takes a comment of its own behind an `id:` for an event without data."""
+    with (
+        running_api(settings, ping_seconds=0.1) as url,
+        scripted_worker(redis, MODEL, words("one", " two", " three", pause=0.4)),
+        sdk(url) as client,
+    ):
+        raw = client.chat.completions.with_raw_response.create(**CHAT, stream=True)
+        body = b"".join(raw.http_response.iter_bytes())
+        chunks = client.chat.completions.create(**CHAT, stream=True)
+        said = [chunk.choices[0].delta.content for chunk in chunks]
+    assert body.count(b"\n: ping\n") >= 3
+    assert said == ["", "one", " two", " three", None]
+
+
 def test_a_process_that_stops_says_where_the_job_goes_on(
     settings: Settings, worker: ScriptedWorker, redis: Redis, tmp_path: Path
 ) -> None:
