@@ -72,7 +72,7 @@ FIELDS: dict[str, tuple[str, Any, int, str, str | None]] = {
     "bias-long": ("logit_bias", {"9" * 5000: 1}, 400, "invalid_value", "logit_bias"),
     "bias-many": (
         "logit_bias",
-        {str(n): 1 for n in range(1025)},
+        {str(n): 1 for n in range(301)},
         400,
         "invalid_value",
         "logit_bias",

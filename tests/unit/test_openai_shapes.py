@@ -10,7 +10,7 @@ from api.errors import FieldProblem
 from api.openai.content import TextContent
 from api.openai.errors import openai_error, openai_status, speaks_openai
 from api.openai.fields import STRICT, refused
-from api.openai.formats import ResponseFormat
+from api.openai.formats import ChatFormat
 from api.problems import STATUS, problem
 from shared.job import Grammar, GrammarKind
 
@@ -21,7 +21,7 @@ class Body(BaseModel):
     content: Annotated[str, TextContent()] = ""
     tools: Annotated[None, refused("No {tools} are called.", [])] = None
     tier: Annotated[None, refused("There is one tier.", "auto", 1)] = None
-    response_format: ResponseFormat | None = None
+    response_format: ChatFormat | None = None
 
 
 def wrong(**fields: Any) -> tuple[str, str]:
@@ -83,6 +83,11 @@ def test_well_known_codes(code: str, path: str, shown: str, param: str | None) -
     assert openai_status(STATUS[code]) == STATUS[code]
 
 
+def test_a_quota_that_is_used_up_has_a_type_of_its_own() -> None:
+    error = openai_error("daily_tokens_exhausted", "x", 429, path="/v1/completions")["error"]
+    assert (error["code"], error["type"]) == ("insufficient_quota", "insufficient_quota")
+
+
 def test_what_asks_for_nothing_is_not_refused() -> None:
     assert Body(tools=None, tier=None) == Body(tools=[], tier="auto") == Body(tier=1)  # type: ignore[arg-type]
 
@@ -131,7 +136,7 @@ def test_formats_become_grammars() -> None:
         {"type": "json_object"},
         {"type": "json_schema", "json_schema": named},
     ]
-    assert [ResponseFormat(**each).grammar() for each in formats] == [
+    assert [ChatFormat(**each).grammar() for each in formats] == [
         None,
         Grammar(GrammarKind.JSON_OBJECT),
         Grammar(GrammarKind.JSON_SCHEMA, '{"type": "object"}'),
