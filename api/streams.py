@@ -45,13 +45,13 @@ class StreamResponse(EventSourceResponse):
         settings: Settings,
         *,
         media_type: str = EVENT_STREAM,
-        separator: str | None = None,
+        ping: bytes | None = None,
     ) -> None:
-        """`separator` of the lines that sse-starlette writes; None: its own."""
+        """`ping` is what is sent in silence; None: sse-starlette's comment."""
         super().__init__(
             content,
             media_type=media_type,
-            sep=separator,
+            ping_message_factory=None if ping is None else lambda: ping,  # type: ignore[arg-type,return-value]  # it takes bytes too
             ping=settings.ping_seconds if media_type == EVENT_STREAM else 0,
             shutdown_event=anyio.Event(),
             shutdown_grace_period=max(0.0, settings.shutdown_grace - _FORCED_SECONDS),

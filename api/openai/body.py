@@ -27,7 +27,7 @@ from shared.job import Grammar, SamplingParams, new_seed
 
 MAX_CHOICES: Final = 64
 """Jobs that one request may become: their ids have to fit a header."""
-_MAX_BIASES: Final = 1024
+_MAX_BIASES: Final = 300
 _MAX_TOKEN_ID: Final = 9_999_999
 """More than any vocabulary has."""
 _MAX_BIAS: Final = 100

@@ -12,7 +12,7 @@ from api.draft import Draft
 from api.openai.body import ONLY_STREAMS_HAVE_OPTIONS, Body, bounded
 from api.openai.content import TextContent
 from api.openai.fields import STRICT, refused, unsupported
-from api.openai.formats import ResponseFormat
+from api.openai.formats import ChatFormat
 from api.schemas import MaxTokens, Whole
 from shared.job import Message
 from shared.settings import Settings
@@ -88,7 +88,7 @@ class ChatBody(Body):
     max_tokens: MaxTokens | None = Field(
         None, description="The older name of the same. Of both, the lower holds."
     )
-    response_format: ResponseFormat | None = Field(
+    response_format: ChatFormat | None = Field(
         None, description="What the response has to be. Absent: text."
     )
     logprobs: bool | None = Field(None, description="Tell each token's log probability.")

@@ -19,6 +19,9 @@ from shared.errors import MiniVaultError
 from shared.events import Done, Token
 
 DONE: Final = b"data: [DONE]\n\n"
+PING: Final = b": ping\n"
+"""A comment without the blank line: behind an `id:`, OpenAI's Python SDK takes any blank line for
+the end of an event, and fails on its empty data."""
 _PADDED: Final = 64
 """Obfuscated chunks have sizes that are multiples of this."""
 

@@ -18,6 +18,7 @@ _STATUS: Final[Mapping[int, int]] = {422: _BAD_REQUEST}
 """OpenAI has one status for a body that can't be used."""
 
 _CODES: Final[Mapping[str, str]] = {
+    "daily_tokens_exhausted": "insufficient_quota",
     "prompt_too_long": "context_length_exceeded",
     "rate_limited": "rate_limit_exceeded",
     "unknown_model": "model_not_found",
@@ -37,6 +38,7 @@ _PROMPTS: Final[Mapping[str, str]] = {
 }
 _PARAMS: Final[Mapping[str, str]] = {
     "invalid_grammar": "response_format",
+    "invalid_logit_bias": "logit_bias",
     "previous_response_not_found": "previous_response_id",
     "priority_not_allowed": "priority",
     "unknown_model": "model",
@@ -68,16 +70,16 @@ def openai_error(
     return {
         "error": {
             "message": detail,
-            "type": _type(openai_status(status)),
+            "type": _type(openai_status(status), shown),
             "param": param,
             "code": shown,
         }
     }
 
 
-def _type(status: int) -> str:
-    if status == 429:
-        return "requests"
+def _type(status: int, code: str) -> str:
+    if status == 429:  # OpenAI's have the name of what there was too much of
+        return code if code == "insufficient_quota" else "requests"
     return "server_error" if status >= 500 else "invalid_request_error"
 
 

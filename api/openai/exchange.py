@@ -17,7 +17,7 @@ from api.disconnect import while_connected
 from api.draft import Draft
 from api.openai.answers import usage_of
 from api.openai.body import Body
-from api.openai.chunks import Chunks
+from api.openai.chunks import PING, Chunks
 from api.openai.feeds import Choices, submitted
 from api.openai.voices import Answer, Name, Voice
 from api.state import State
@@ -50,7 +50,7 @@ async def answer(
     if body.stream:
         await while_connected(request, choices.begin(state.settings.ping_seconds))
         chunks = Chunks(choices, voice, name, body.stream_options, each=each)
-        return StreamResponse(chunks.stream(request.url.path), state.settings, separator="\n")
+        return StreamResponse(chunks.stream(request.url.path), state.settings, ping=PING)
     answers = await while_connected(request, _whole(choices))
     usage = usage_of((answer.usage for answer in answers), for_each_prompt=each)
     encoded = msgspec.json.encode(voice.whole(name, answers, usage))

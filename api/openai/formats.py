@@ -25,7 +25,7 @@ Strict = Annotated[
 ]
 
 
-class JsonSchemaFormat(BaseModel):
+class NamedSchema(BaseModel):
     model_config: ClassVar[ConfigDict] = STRICT
 
     name: Name
@@ -50,13 +50,11 @@ _TYPE_AND_SCHEMA: Final[JsonDict] = {
 }
 
 
-class ResponseFormat(BaseModel):
+class ChatFormat(BaseModel):
     model_config: ClassVar[ConfigDict] = STRICT | {"json_schema_extra": _TYPE_AND_SCHEMA}
 
     type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchemaFormat | None = Field(
-        None, description="Needed by the type of this name."
-    )
+    json_schema: NamedSchema | None = Field(None, description="Needed by the type of this name.")
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

@@ -21,7 +21,7 @@ class ModelObjects(BaseModel):
 
 class OpenAIError(BaseModel):
     message: str = Field(description="What went wrong this time.")
-    type: Literal["invalid_request_error", "requests", "server_error"]
+    type: Literal["insufficient_quota", "invalid_request_error", "requests", "server_error"]
     param: str | None = Field(description="The field that can't be used.")
     code: str = Field(description="Stable name of what went wrong.")
 

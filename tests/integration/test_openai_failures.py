@@ -130,13 +130,15 @@ def test_a_job_that_fails_at_once(
 @pytest.mark.parametrize("n", [1, 2])
 def test_a_job_that_fails_in_mid_stream(url: str, worker: ScriptedWorker, n: int) -> None:
     worker.script = failing("worker_lost", "half", " an")
-    said = ""
-    with sdk(url) as client:
-        chunks = client.chat.completions.create(**CHAT, n=n, stream=True)
-        while said != "half an":
-            said += next(chunks).choices[0].delta.content or ""
-        with pytest.raises(openai.APIError) as caught:
-            list(chunks)
+    said: list[str] = []
+
+    def listen(chunks: Any) -> None:
+        for chunk in chunks:
+            said.append(chunk.choices[0].delta.content)
+
+    with sdk(url) as client, pytest.raises(openai.APIError) as caught:
+        listen(client.chat.completions.create(**CHAT, n=n, stream=True))
+    assert "".join(said).startswith("half")
     assert (caught.value.code, caught.value.type) == ("worker_lost", "server_error")
     assert stream(url, CHAT)[-1][1].keys() == {"error"}
 
@@ -263,6 +265,21 @@ def test_a_stream_that_waits_is_not_silent(settings: Settings, redis: Redis) -> 
                 rest = [line for line in lines if line.startswith("data")]
     assert [content(json.loads(line[6:])) for line in rest[:-1]] == ["", "at", " last", ""]
     assert rest[-1] == "data: [DONE]"
+
+
+def test_the_sdk_reads_over_pings(settings: Settings, redis: Redis) -> None:
+    """Its decoder takes a comment of its own behind an `id:` for an event without data."""
+    with (
+        running_api(settings, ping_seconds=0.1) as url,
+        scripted_worker(redis, MODEL, words("one", " two", " three", pause=0.4)),
+        sdk(url) as client,
+    ):
+        raw = client.chat.completions.with_raw_response.create(**CHAT, stream=True)
+        body = b"".join(raw.http_response.iter_bytes())
+        chunks = client.chat.completions.create(**CHAT, stream=True)
+        said = [chunk.choices[0].delta.content for chunk in chunks]
+    assert body.count(b"\n: ping\n") >= 3
+    assert said == ["", "one", " two", " three", None]
 
 
 def test_a_process_that_stops_says_where_the_job_goes_on(

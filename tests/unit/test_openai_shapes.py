@@ -10,7 +10,7 @@ from api.errors import FieldProblem
 from api.openai.content import TextContent
 from api.openai.errors import openai_error, openai_status, speaks_openai
 from api.openai.fields import STRICT, refused
-from api.openai.formats import ResponseFormat
+from api.openai.formats import ChatFormat
 from api.problems import STATUS, problem
 from shared.job import Grammar, GrammarKind
 
@@ -21,7 +21,7 @@ class Body(BaseModel):
     content: Annotated[str, TextContent()] = ""
     tools: Annotated[None, refused("No {tools} are called.", [])] = None
     tier: Annotated[None, refused("There is one tier.", "auto", 1)] = None
-    response_format: ResponseFormat | None = None
+    response_format: ChatFormat | None = None
 
 
 def wrong(**fields: Any) -> tuple[str, str]:
@@ -62,7 +62,7 @@ def test_a_field_is_named_as_openai_names_it() -> None:
             "code": "invalid_type",
         }
     }
-    whole = [FieldProblem("body", "The body must be a JSON object.", "model_type")]
+    whole = [FieldProblem("body", "It must be a JSON object.", "model_type")]
     error = openai_error("invalid_request", "?", 422, path="/v1/completions", problems=whole)
     assert error["error"]["param"] is None
 
@@ -81,6 +81,11 @@ def test_well_known_codes(code: str, path: str, shown: str, param: str | None) -
     error = openai_error(code, "x", STATUS[code], path=path)["error"]
     assert (error["code"], error["param"]) == (shown, param)
     assert openai_status(STATUS[code]) == STATUS[code]
+
+
+def test_a_quota_that_is_used_up_has_a_type_of_its_own() -> None:
+    error = openai_error("daily_tokens_exhausted", "x", 429, path="/v1/completions")["error"]
+    assert (error["code"], error["type"]) == ("insufficient_quota", "insufficient_quota")
 
 
 def test_what_asks_for_nothing_is_not_refused() -> None:
@@ -131,7 +136,7 @@ def test_formats_become_grammars() -> None:
         {"type": "json_object"},
         {"type": "json_schema", "json_schema": named},
     ]
-    assert [ResponseFormat(**each).grammar() for each in formats] == [
+    assert [ChatFormat(**each).grammar() for each in formats] == [
         None,
         Grammar(GrammarKind.JSON_OBJECT),
         Grammar(GrammarKind.JSON_SCHEMA, '{"type": "object"}'),
