@@ -16,6 +16,7 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
+from pydantic.config import JsonDict
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
@@ -31,6 +32,14 @@ _MAX_TOKEN_ID: Final = 9_999_999
 """More than any vocabulary has."""
 _MAX_BIAS: Final = 100
 _INT64: Final = 2**63
+
+ONLY_STREAMS_HAVE_OPTIONS: Final[JsonDict] = {
+    "anyOf": [
+        {"properties": {"stream_options": {"type": "null"}}},
+        {"properties": {"stream": {"const": True}}, "required": ["stream"]},
+    ]
+}
+"""For readers of the schema; the check itself is a validator, whose message people can read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 from api.draft import Draft
-from api.openai.body import Body, bounded
+from api.openai.body import ONLY_STREAMS_HAVE_OPTIONS, Body, bounded
 from api.openai.content import TextContent
 from api.openai.fields import STRICT, refused, unsupported
 from api.openai.formats import ResponseFormat
@@ -24,6 +24,13 @@ _EXAMPLE: Final[JsonDict] = {
     "messages": [{"role": "user", "content": "What is the capital of France?"}],
     "temperature": 0,
 }
+_TOP_NEEDS_LOGPROBS: Final[JsonDict] = {
+    "anyOf": [
+        {"properties": {"top_logprobs": {"type": "null"}}},
+        {"properties": {"logprobs": {"const": True}}, "required": ["logprobs"]},
+    ]
+}
+"""For readers of the schema, as `ONLY_STREAMS_HAVE_OPTIONS`."""
 
 
 def _no_tools_role(role: object) -> object:
@@ -67,7 +74,12 @@ class PromptCacheOptions(BaseModel):
 class ChatBody(Body):
     """A conversation, and how to go on with it. `model` and `messages` are required."""
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        json_schema_extra={
+            "examples": [_EXAMPLE],
+            "allOf": [ONLY_STREAMS_HAVE_OPTIONS, _TOP_NEEDS_LOGPROBS],
+        }
+    )
 
     messages: list[ChatMessage] = Field(min_length=1)
     max_completion_tokens: MaxTokens | None = Field(

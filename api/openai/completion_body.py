@@ -18,7 +18,13 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from api.draft import Draft
-from api.openai.body import MAX_CHOICES, Body, bounded, invalid
+from api.openai.body import (
+    MAX_CHOICES,
+    ONLY_STREAMS_HAVE_OPTIONS,
+    Body,
+    bounded,
+    invalid,
+)
 from api.openai.content import checked
 from api.openai.fields import refused, unsupported
 from api.schemas import MaxTokens, Whole
@@ -34,6 +40,21 @@ _EXAMPLE: Final[JsonDict] = {
     "max_tokens": 32,
 }
 
+_TEXT: Final[JsonDict] = {"type": "string", "minLength": 1, "pattern": r"^[^\u0000]*$"}
+_TEXTS: Final[JsonDict] = {"type": "array", "minItems": 1, "maxItems": MAX_CHOICES, "items": _TEXT}
+_TOKENS: Final[JsonDict] = {
+    "type": "array",
+    "minItems": 1,
+    "items": {"type": "integer", "minimum": 0, "maximum": _MAX_TOKEN},
+}
+_ONLY_TEXT_IS_ECHOED: Final[JsonDict] = {
+    "anyOf": [
+        {"properties": {"echo": {"enum": [None, False]}}},
+        {"properties": {"logprobs": {"type": "null"}, "prompt": {"anyOf": [_TEXT, _TEXTS]}}},
+    ]
+}
+"""For readers of the schema, as `ONLY_STREAMS_HAVE_OPTIONS`."""
+
 Prompt: TypeAlias = str | tuple[int, ...]
 
 
@@ -47,18 +68,7 @@ class _Prompts:
     def __get_pydantic_json_schema__(
         self, _: CoreSchema, __: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        text = {"type": "string", "minLength": 1, "pattern": r"^[^\u0000]*$"}
-        token = {"type": "integer", "minimum": 0, "maximum": _MAX_TOKEN}
-        tokens = {"type": "array", "items": token, "minItems": 1}
-        several = {"type": "array", "minItems": 1, "maxItems": MAX_CHOICES}
-        return {
-            "anyOf": [
-                text,
-                tokens,
-                {**several, "items": text},
-                {**several, "items": tokens},
-            ]
-        }
+        return {"anyOf": [_TEXT, _TEXTS, _TOKENS, {**_TEXTS, "items": _TOKENS}]}
 
     def _parse(self, value: object) -> tuple[Prompt, ...]:
         if isinstance(value, str):
@@ -104,7 +114,12 @@ def _no_prompt() -> PydanticCustomError:
 class CompletionBody(Body):
     """A text, and how to continue it. `model` and `prompt` are required."""
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        json_schema_extra={
+            "examples": [_EXAMPLE],
+            "allOf": [ONLY_STREAMS_HAVE_OPTIONS, _ONLY_TEXT_IS_ECHOED],
+        }
+    )
 
     prompt: Annotated[tuple[Prompt, ...], _Prompts()] = Field(
         description="It goes to the model as it is, without a chat template."
@@ -118,7 +133,7 @@ class CompletionBody(Body):
         description="Put the prompt before the response. Not with `logprobs`: those of a prompt "
         "are not computed. Not with prompts of token ids.",
     )
-    best_of: Whole | None = Field(None, description="Only as many as `n`: nothing is ranked here.")
+    best_of: Annotated[None, refused("Nothing is ranked here.", 1)] = None
     suffix: Annotated[None, refused("Text is continued, not filled in.", "")] = None
 
     @field_validator("echo")
@@ -129,13 +144,6 @@ class CompletionBody(Body):
         if echo and not all(isinstance(prompt, str) for prompt in info.data.get("prompt", ())):
             raise unsupported("Only a prompt of text can be put before the response.")
         return echo
-
-    @field_validator("best_of")
-    @classmethod
-    def _all_of(cls, best_of: int | None, info: ValidationInfo) -> int | None:
-        if best_of is not None and best_of != (info.data.get("n") or 1):
-            raise unsupported("Nothing is ranked here: it can only be as many as `n`.")
-        return best_of
 
     def drafts(self, settings: Settings) -> list[Draft]:
         """Jobs for the choices of the first prompt, then of the next.

@@ -43,7 +43,11 @@ class TextContent:
         part = {
             "type": "object",
             "required": ["type", "text"],
-            "properties": {"type": {"enum": list(self.kinds)}, "text": _TEXT_SCHEMA},
+            "properties": {
+                "type": {"enum": list(self.kinds)},
+                "text": _TEXT_SCHEMA,
+                **{name: {} for name in sorted(_MEANINGLESS)},
+            },
             "additionalProperties": False,
         }
         return {"anyOf": [_TEXT_SCHEMA, {"type": "array", "items": part, "minItems": 1}]}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from api.errors import JobCancelledError, StoppingError, failure
 from api.feed import Feed
@@ -15,6 +15,8 @@ from shared.errors import MiniVaultError
 from shared.events import AnyEvent, Cancelled, Done, Failed, Started, Token
 
 Spoken: TypeAlias = Started | Token | Done
+Said: TypeAlias = tuple[int, Spoken]
+"""An event, and the number of the choice whose it is."""
 
 
 class Choices:
@@ -28,21 +30,20 @@ class Choices:
         self.job_ids = [feed.job_id for feed in feeds]
         self._feeds = feeds
         # Small: a client that does not read is served from the log, not from here.
-        self._said: asyncio.Queue[tuple[int, Spoken] | Exception | None] = asyncio.Queue(1)
-        self._first: tuple[int, Spoken] | None = None
-        self._going_on = len(feeds)
+        self._queue: asyncio.Queue[Said | Exception | None] = asyncio.Queue(1)
+        self._said = self._merged() if len(feeds) > 1 else _spoken(0, feeds[0])
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._first: asyncio.Task[Said] | None = None
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
-        tasks = [
-            asyncio.create_task(self._listen(number, feed), name=f"choice {number}")
-            for number, feed in enumerate(self._feeds)
-        ]
         try:
             yield
         finally:
-            for task in tasks:
+            for task in self._tasks:
                 await end(task)
+            await asyncio.gather(*self._tasks, return_exceptions=True)  # what nobody waited for
+            await self._said.aclose()
 
     async def begin(self, seconds: float) -> None:
         """Wait until one job is under way, but no longer than this.
@@ -53,59 +54,67 @@ class Choices:
         Raises:
             MiniVaultError: why a job has failed.
         """
-        try:
-            async with asyncio.timeout(seconds):
-                self._first = await self._next()
-        except TimeoutError:
-            return
+        self._first = asyncio.create_task(self._next(), name="first event")
+        self._tasks.append(self._first)
+        done, _ = await asyncio.wait([self._first], timeout=seconds)
+        if done:
+            self._first.result()
 
-    async def __aiter__(self) -> AsyncIterator[tuple[int, Spoken]]:
-        """Events with the number of their choice, until all have ended.
+    async def __aiter__(self) -> AsyncIterator[Said]:
+        """Events, until all jobs have ended.
 
         Raises:
             MiniVaultError: why a job has failed, or why it can't be followed.
         """
-        spoken, self._first = self._first, None
-        while self._going_on:
-            spoken = spoken or await self._next()
-            if spoken is not None:
-                yield spoken
-            spoken = None
+        if self._first is not None:
+            yield await self._first
+        async for said in self._said:
+            yield said
 
-    async def _next(self) -> tuple[int, Spoken] | None:
-        """None where a choice has ended."""
-        said = await self._said.get()
-        if isinstance(said, Exception):
-            raise said
-        if said is None:
-            self._going_on -= 1
-        return said
+    async def _next(self) -> Said:
+        return await anext(self._said)
+
+    async def _merged(self) -> AsyncGenerator[Said]:
+        self._tasks += [
+            asyncio.create_task(self._listen(number, feed), name=f"choice {number}")
+            for number, feed in enumerate(self._feeds)
+        ]
+        going_on = len(self._feeds)
+        while going_on:
+            said = await self._queue.get()
+            if isinstance(said, Exception):
+                raise said
+            if said is None:
+                going_on -= 1
+            else:
+                yield said
 
     async def _listen(self, number: int, feed: Feed) -> None:
-        end: Exception | None
+        failed: Exception | None = None
         try:
-            end = await self._follow(number, feed)
-        except StoppingError:
-            job = f"GET /jobs/{feed.job_id}/events"
-            end = StoppingError(f"This process is stopping. The job goes on: see {job}.")
+            async for said in _spoken(number, feed):
+                await self._queue.put(said)
         except Exception as error:  # noqa: BLE001 (whoever reads raises it)
-            end = error
-        await self._said.put(end)
+            failed = error
+        await self._queue.put(failed)
 
-    async def _follow(self, number: int, feed: Feed) -> MiniVaultError | None:
-        """Why the job has failed, if it has; one that was put back goes on behind its failure."""
-        last: AnyEvent | None = None
+
+async def _spoken(number: int, feed: Feed) -> AsyncGenerator[Said]:
+    """Raises MiniVaultError: why the job has failed; one that was put back goes on behind that."""
+    last: AnyEvent | None = None
+    try:
         async for event in feed:
             last = event
             if isinstance(event, Spoken):
-                await self._said.put((number, event))
-        match last:
-            case Failed():
-                return failure(last)
-            case Cancelled():
-                return JobCancelledError()
-            case _:
-                return None
+                yield number, event
+    except StoppingError as error:
+        job = f"GET /jobs/{feed.job_id}/events"
+        raise StoppingError(f"This process is stopping. The job goes on: see {job}.") from error
+    match last:
+        case Failed():
+            raise failure(last)
+        case Cancelled():
+            raise JobCancelledError
 
 
 @asynccontextmanager

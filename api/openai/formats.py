@@ -6,6 +6,7 @@ import json
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 from api.openai.fields import STRICT
@@ -33,8 +34,24 @@ class JsonSchemaFormat(BaseModel):
     strict: Strict = None
 
 
+_TYPE_AND_SCHEMA: Final[JsonDict] = {
+    "anyOf": [
+        {
+            "properties": {"type": {"const": "json_schema"}, "json_schema": {"type": "object"}},
+            "required": ["json_schema"],
+        },
+        {
+            "properties": {
+                "type": {"enum": ["text", "json_object"]},
+                "json_schema": {"type": "null"},
+            }
+        },
+    ]
+}
+
+
 class ResponseFormat(BaseModel):
-    model_config: ClassVar[ConfigDict] = STRICT
+    model_config: ClassVar[ConfigDict] = STRICT | {"json_schema_extra": _TYPE_AND_SCHEMA}
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchemaFormat | None = Field(

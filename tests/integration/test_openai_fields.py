@@ -139,9 +139,7 @@ SAMPLES: dict[str, dict[str, Samples]] = {
             taken=some("prompt", "x", ["x", "y"], [1, 2], [[1], [2]]),
             refused=some("prompt", "", None, [], [[]], ["x", 1], [-1], 5, [[1], "x"]),
         ),
-        "best_of": Samples(
-            taken=[{"best_of": 1}, {"n": 2, "best_of": 2}], refused=some("best_of", 2, 0)
-        ),
+        "best_of": refused("best_of", 2, 0, neutral=(1,)),
         "echo": Samples(
             taken=some("echo", True, False),
             refused=[{"echo": True, "logprobs": 1}, {"echo": True, "prompt": [1]}],

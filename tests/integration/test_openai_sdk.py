@@ -182,7 +182,7 @@ def test_completions(client: OpenAI) -> None:
 @pytest.mark.parametrize("prompts", [["one", "three"], [[97, 98], [99]]])
 def test_several_prompts(client: OpenAI, prompts: Any) -> None:
     said = [each if isinstance(each, str) else "".join(map(chr, each)) for each in prompts]
-    answer = client.completions.create(model=MODEL, prompt=prompts, temperature=0, n=2, best_of=2)
+    answer = client.completions.create(model=MODEL, prompt=prompts, temperature=0, n=2)
     assert [choice.text for choice in answer.choices] == [said[0], said[0], said[1], said[1]]
     assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
     assert answer.usage is not None
