@@ -16,7 +16,7 @@ from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 from api.draft import Draft
-from api.openai.body import bounded
+from api.openai.body import ONLY_STREAMS_HAVE_OPTIONS, bounded
 from api.openai.content import checked
 from api.openai.fields import STRICT, refused
 from api.openai.responses import note
@@ -33,6 +33,13 @@ _EXAMPLE: Final[JsonDict] = {
     "max_output_tokens": 64,
     "background": True,
 }
+_BACKGROUND_IS_STORED: Final[JsonDict] = {
+    "anyOf": [
+        {"properties": {"store": {"enum": [None, True]}}},
+        {"properties": {"background": {"enum": [None, False]}}},
+    ]
+}
+"""For readers of the schema, as `ONLY_STREAMS_HAVE_OPTIONS`."""
 _MAX_PAIRS: Final = 16
 _NO_TOOLS: Final = "No tools are called here."
 
@@ -63,7 +70,11 @@ class ResponseBody(BaseModel):
     """OpenAI's fields, and at the end our own. Only `input` is required."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(
-        **STRICT, json_schema_extra={"examples": [_EXAMPLE]}
+        **STRICT,
+        json_schema_extra={
+            "examples": [_EXAMPLE],
+            "allOf": [ONLY_STREAMS_HAVE_OPTIONS, _BACKGROUND_IS_STORED],
+        },
     )
 
     input: Input = Field(description="What the model answers.")
