@@ -120,8 +120,8 @@ def install(app: FastAPI, settings: Settings) -> None:
             (ChatCompletion, Completion), ref_template=_REFERENCE.replace("{model}", "{name}")
         )
         schemas |= answers
-        for model in (GenerateBody, ChatBody, CompletionBody, ResponseBody):
-            _bound(schemas[model.__name__]["properties"], settings)
+        for body in (GenerateBody, ChatBody, CompletionBody, ResponseBody):
+            _bound(schemas[body.__name__]["properties"], settings)
         if settings.metrics_port:
             del document["paths"][METRICS]
         _drop_framework_errors(document)

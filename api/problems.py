@@ -84,7 +84,8 @@ _CODE_OF_STATUS: Final[Mapping[int, str]] = {STATUS[code]: code for code in GENE
 _PLAIN_WORDS: Final[Mapping[str, str]] = {
     "extra_forbidden": "There is no such field.",
     "missing": "This field is required.",
-    "model_type": "The body must be a JSON object.",
+    "model_attributes_type": "It must be a JSON object.",
+    "model_type": "It must be a JSON object.",
     "string_unicode": "Text must be Unicode without lone surrogates.",
 }
 

@@ -24,7 +24,7 @@ from api.openai.responses.ids import response_id as name_of
 from api.openai.responses.inputs import items
 from api.openai.responses.records import Record, conversation, find, record_of
 from api.openai.responses.stream import ALL, SEPARATOR, frames
-from api.openai.responses.views import DeletedView, InputItemsView, ResponseView
+from api.openai.responses.views import DeletedResponse, InputItemsView, ResponseView
 from api.openapi import ADMISSION_PROBLEMS, Responses, openai_errors
 from api.streams import EVENT_STREAM, StreamResponse
 
@@ -212,10 +212,10 @@ async def cancel(record: _Found, state: StateDep) -> ResponseView:
     summary="Delete a response",
     responses=openai_errors("", *_KNOWN, "job_not_over"),
 )
-async def delete(record: _Found, state: StateDep) -> DeletedView:
+async def delete(record: _Found, state: StateDep) -> DeletedResponse:
     """One that has not ended is cancelled first. Its row among the interactions stays."""
     await state.relay.erase(record.request.id)
-    return DeletedView(id=name_of(record.request.id))
+    return DeletedResponse(id=name_of(record.request.id))
 
 
 @router.get(

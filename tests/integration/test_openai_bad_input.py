@@ -35,7 +35,7 @@ RAW: dict[str, tuple[bytes, int, str, str | None]] = {
     "no-utf8": (b'{"model": "\xff"}', 400, "invalid_json", None),
     "two-documents": (b"{} {}", 400, "invalid_json", None),
     "array": (b"[]", 400, "invalid_type", None),
-    "null": (b"null", 400, "missing_required_parameter", None),
+    "null": (b"null", 400, "invalid_type", None),
     "string": (b'"x"', 400, "invalid_type", None),
     "empty-object": (b"{}", 400, "missing_required_parameter", "model"),
     "deep": (b'{"model":' + b"[" * 100_000, 400, "invalid_json", None),
@@ -56,7 +56,7 @@ FIELDS: dict[str, tuple[str, Any, int, str, str | None]] = {
     "model-list": ("model", [MODEL], 400, "invalid_type", "model"),
     "temperature-nan": ("temperature", float("nan"), 400, "invalid_value", "temperature"),
     "temperature-inf": ("temperature", float("inf"), 400, "invalid_value", "temperature"),
-    "temperature-huge": ("temperature", 10**400, 400, "invalid_value", "temperature"),
+    "temperature-huge": ("temperature", 10**400, 400, "invalid_type", "temperature"),
     "temperature-text": ("temperature", "1", 400, "invalid_type", "temperature"),
     "max-tokens-many": ("max_tokens", 1025, 400, "invalid_value", "max_tokens"),
     "max-tokens-huge": ("max_tokens", 10**400, 400, "invalid_value", "max_tokens"),
@@ -202,6 +202,14 @@ def test_a_bad_field_of_one_endpoint(url: str, path: str, case: str) -> None:
     name, value, code, param = (CHAT if path.startswith("chat") else COMPLETION)[case]
     found, error = send(url, path, json.dumps({**MINIMAL[path], name: value}).encode())
     assert (found, error["code"], error["param"]) == (400, code, param), error
+
+
+def test_what_is_no_object_is_told_so(url: str) -> None:
+    for body in (b"[]", b"null", b'"x"'):
+        assert send(url, "completions", body)[1]["message"] == "It must be a JSON object."
+    body = json.dumps({"model": MODEL, "messages": ["x"]}).encode()
+    error = send(url, "chat/completions", body)[1]
+    assert error["message"] == "messages[0]: It must be a JSON object."
 
 
 def test_too_many_choices_for_all_prompts(url: str) -> None:

@@ -12,7 +12,7 @@ from openai.types.responses import (
 )
 from openai.types.responses.response_input_param import Message
 
-from api.openai.responses.body import ResponseBody, StreamOptions
+from api.openai.responses.body import ResponseBody, ResponseStreamOptions
 from api.openai.responses.inputs import InputMessage
 from api.openai.responses.text import TextConfig
 from shared.redis import connect
@@ -165,7 +165,9 @@ def test_the_tables_have_every_published_field_and_every_one_of_the_bodies() -> 
     assert set(rows(DOCUMENT, BODY)) == fields | options | text
     assert set(rows(DOCUMENT, MESSAGES)) == messages
     assert set(ResponseBody.model_fields) == fields | OURS
-    assert set(StreamOptions.model_fields) == published(response_create_params.StreamOptions)
+    assert set(ResponseStreamOptions.model_fields) == published(
+        response_create_params.StreamOptions
+    )
     assert set(TextConfig.model_fields) == published(ResponseTextConfigParam)
     assert set(InputMessage.model_fields) == messages
 

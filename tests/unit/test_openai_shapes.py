@@ -64,7 +64,7 @@ def test_a_field_is_named_as_openai_names_it() -> None:
             "code": "invalid_type",
         }
     }
-    whole = [FieldProblem("body", "The body must be a JSON object.", "model_type")]
+    whole = [FieldProblem("body", "It must be a JSON object.", "model_type")]
     error = openai_error("invalid_request", "?", 422, path="/v1/completions", problems=whole)
     assert error["error"]["param"] is None
 

@@ -47,7 +47,7 @@ _Label = Annotated[str, Field(max_length=512)]
 _Key = Annotated[str, Field(max_length=64)]
 
 
-class StreamOptions(BaseModel):
+class ResponseStreamOptions(BaseModel):
     model_config: ClassVar[ConfigDict] = STRICT
 
     include_obfuscation: bool | None = Field(
@@ -57,7 +57,7 @@ class StreamOptions(BaseModel):
     )
 
 
-class PromptCacheOptions(BaseModel):
+class ResponseCacheOptions(BaseModel):
     model_config: ClassVar[ConfigDict] = STRICT
 
     mode: Literal["implicit", "explicit"] | None = None
@@ -114,7 +114,7 @@ class ResponseBody(BaseModel):
         description="How many of the likeliest tokens are told at each place; asks for the "
         "log probabilities by itself.",
     )
-    stream_options: StreamOptions | None = Field(None, description="Only with `stream`.")
+    stream_options: ResponseStreamOptions | None = Field(None, description="Only with `stream`.")
     metadata: dict[_Key, _Label] | None = Field(
         None, max_length=_MAX_PAIRS, description="Kept with the response and repeated."
     )
@@ -167,8 +167,8 @@ class ResponseBody(BaseModel):
     @field_validator("stream_options")
     @classmethod
     def _only_of_streams(
-        cls, options: StreamOptions | None, info: ValidationInfo
-    ) -> StreamOptions | None:
+        cls, options: ResponseStreamOptions | None, info: ValidationInfo
+    ) -> ResponseStreamOptions | None:
         if options is not None and not info.data.get("stream"):
             raise PydanticCustomError("stream_options", "Only a stream has options: set `stream`.")
         return options
