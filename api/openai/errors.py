@@ -43,6 +43,10 @@ _PARAMS: Final[Mapping[str, str]] = {
     "priority_not_allowed": "priority",
     "unknown_model": "model",
 }
+_PARAMS_AT: Final[Mapping[tuple[str, str], str]] = {
+    ("invalid_grammar", "/v1/responses"): "text.format",
+}
+"""Where a path has a name of its own for what the others have in `_PARAMS`."""
 _OF_PROMPTS: Final = {"invalid_prompt", "no_chat_template", "prompt_too_long"}
 
 _TOLD: Final = 5
@@ -62,7 +66,9 @@ def openai_error(
     code: str, detail: str, status: int, *, path: str, problems: Sequence[FieldProblem] = ()
 ) -> dict[str, Any]:
     """The document for a problem with our `code` and `status`."""
-    param = _PROMPTS.get(path) if code in _OF_PROMPTS else _PARAMS.get(code)
+    param = _PARAMS_AT.get((code, path), _PARAMS.get(code))
+    if code in _OF_PROMPTS:
+        param = _PROMPTS.get(path)
     shown = _CODES.get(code, code)
     if problems:
         param, shown = _param(problems[0]), _code(problems[0])

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 from fastapi import APIRouter, Depends, Query, Request
 
 from api.admission import IdempotencyKey, admit_all, json_only
-from api.caller import CallerDep
+from api.caller import Caller, CallerDep
 from api.context import reply_headers
 from api.deps import StateDep
 from api.disconnect import while_connected
@@ -22,10 +22,12 @@ from api.openai.responses.body import ResponseBody
 from api.openai.responses.fold import ResponseFold
 from api.openai.responses.ids import response_id as name_of
 from api.openai.responses.inputs import items
-from api.openai.responses.records import Record, conversation, find, record_of
+from api.openai.responses.records import Record, as_record, conversation, find, read
 from api.openai.responses.stream import ALL, SEPARATOR, frames
-from api.openai.responses.views import DeletedView, InputItemsView, ResponseView
+from api.openai.responses.views import DeletedResponse, InputItemsView, ResponseView
 from api.openapi import ADMISSION_PROBLEMS, Responses, openai_errors
+from api.relay import Admission
+from api.state import State
 from api.streams import EVENT_STREAM, StreamResponse
 
 router = APIRouter(prefix="/v1/responses", tags=["responses"])
@@ -108,11 +110,18 @@ async def _submitted(
     [admission] = await admit_all([draft], request, state, caller, idempotency_key)
     if body.background and not body.stream:
         job_id = await state.relay.enqueue(admission)
-        yield _Submitted(await record_of(state, job_id), None, body)
+        yield _Submitted(await _record(state, admission, job_id), None, body)
         return
     async with state.relay.submit(admission) as feed:
-        record = await record_of(state, feed.job_id)
+        record = await _record(state, admission, feed.job_id)
         yield _Submitted(record, feed, body)  # until the response is sent
+
+
+async def _record(state: State, admission: Admission, job_id: str) -> Record:
+    """An earlier job's, if the Idempotency-Key stands for one."""
+    if job_id == admission.request.id:
+        return as_record(admission.request)
+    return await read(state, job_id)
 
 
 @router.post("", summary="Create a response", responses=_CREATED, response_model=ResponseView)
@@ -218,10 +227,10 @@ async def cancel(record: _Found, state: StateDep, caller: CallerDep) -> Response
     summary="Delete a response",
     responses=openai_errors("", *_KNOWN, "job_not_over"),
 )
-async def delete(record: _Found, state: StateDep, caller: CallerDep) -> DeletedView:
+async def delete(record: _Found, state: StateDep, caller: CallerDep) -> DeletedResponse:
     """One that has not ended is cancelled first. Its row among the interactions stays."""
     await state.relay.erase(record.request.id, caller)
-    return DeletedView(id=name_of(record.request.id))
+    return DeletedResponse(id=name_of(record.request.id))
 
 
 @router.get(
@@ -253,7 +262,7 @@ async def input_items(
     )
 
 
-async def _now(state: StateDep, record: Record, caller: CallerDep) -> ResponseView:
+async def _now(state: State, record: Record, caller: Caller) -> ResponseView:
     return record.fold().add_all(await state.relay.read(record.request.id, caller)).view()
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from openai import omit
@@ -189,6 +190,20 @@ def test_log_probabilities_come_with_their_tokens() -> None:
     assert found[-2]["item"]["content"][0]["logprobs"] == found[5]["logprobs"]
     for each in found:
         STREAM_EVENT.validate_python(each)
+
+
+def test_the_text_is_put_together_as_often_for_many_tokens_as_for_few(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def snapshots(tokens: int) -> int:
+        made = []
+        part = ResponseFold._part
+        with monkeypatch.context() as patch:
+            patch.setattr(ResponseFold, "_part", lambda fold: made.append(1) or part(fold))
+            told(numbered([*HEAD, *[token("x")] * tokens, done()]))
+        return len(made)
+
+    assert snapshots(1000) == snapshots(1) > 0
 
 
 # A log as attempts write it: any split of a text over events, loading, deaths and resumptions.

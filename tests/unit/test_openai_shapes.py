@@ -14,6 +14,8 @@ from api.openai.formats import ChatFormat
 from api.problems import STATUS, problem
 from shared.job import Grammar, GrammarKind
 
+PREVIOUS = "previous_response_id"
+
 
 class Body(BaseModel):
     model_config: ClassVar[ConfigDict] = STRICT
@@ -75,6 +77,7 @@ def test_a_field_is_named_as_openai_names_it() -> None:
         ("unknown_model", "/v1/completions", "model_not_found", "model"),
         ("rate_limited", "/v1/models", "rate_limit_exceeded", None),
         ("queue_full", "/v1/completions", "queue_full", None),
+        ("previous_response_not_found", "/v1/responses", "previous_response_not_found", PREVIOUS),
     ],
 )
 def test_well_known_codes(code: str, path: str, shown: str, param: str | None) -> None:
@@ -157,3 +160,17 @@ def test_formats_become_grammars() -> None:
 def test_a_format_that_is_none(format_: Any) -> None:
     with pytest.raises(ValidationError):
         Body(response_format=format_)
+
+
+@pytest.mark.parametrize(("depth", "fits"), [(100, True), (101, False), (5000, False)])
+def test_a_schema_is_only_so_deep(depth: int, *, fits: bool) -> None:
+    schema: dict[str, Any] = {}
+    for _ in range(depth):
+        schema = {"not": schema}
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    try:
+        Body(response_format=form)  # type: ignore[arg-type]
+    except ValidationError:
+        assert not fits
+    else:
+        assert fits

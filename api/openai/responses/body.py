@@ -16,7 +16,7 @@ from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 from api.draft import Draft
-from api.openai.body import bounded
+from api.openai.body import ONLY_STREAMS_HAVE_OPTIONS, bounded
 from api.openai.content import checked
 from api.openai.fields import STRICT, refused
 from api.openai.responses import note
@@ -33,6 +33,13 @@ _EXAMPLE: Final[JsonDict] = {
     "max_output_tokens": 64,
     "background": True,
 }
+_BACKGROUND_IS_STORED: Final[JsonDict] = {
+    "anyOf": [
+        {"properties": {"store": {"enum": [None, True]}}},
+        {"properties": {"background": {"enum": [None, False]}}},
+    ]
+}
+"""For readers of the schema, as `ONLY_STREAMS_HAVE_OPTIONS`."""
 _MAX_PAIRS: Final = 16
 _NO_TOOLS: Final = "No tools are called here."
 
@@ -40,7 +47,7 @@ _Label = Annotated[str, Field(max_length=512)]
 _Key = Annotated[str, Field(max_length=64)]
 
 
-class StreamOptions(BaseModel):
+class ResponseStreamOptions(BaseModel):
     model_config: ClassVar[ConfigDict] = STRICT
 
     include_obfuscation: bool | None = Field(
@@ -50,7 +57,7 @@ class StreamOptions(BaseModel):
     )
 
 
-class PromptCacheOptions(BaseModel):
+class ResponseCacheOptions(BaseModel):
     model_config: ClassVar[ConfigDict] = STRICT
 
     mode: Literal["implicit", "explicit"] | None = None
@@ -63,7 +70,11 @@ class ResponseBody(BaseModel):
     """OpenAI's fields, and at the end our own. Only `input` is required."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(
-        **STRICT, json_schema_extra={"examples": [_EXAMPLE]}
+        **STRICT,
+        json_schema_extra={
+            "examples": [_EXAMPLE],
+            "allOf": [ONLY_STREAMS_HAVE_OPTIONS, _BACKGROUND_IS_STORED],
+        },
     )
 
     input: Input = Field(description="What the model answers.")
@@ -103,7 +114,7 @@ class ResponseBody(BaseModel):
         description="How many of the likeliest tokens are told at each place; asks for the "
         "log probabilities by itself.",
     )
-    stream_options: StreamOptions | None = Field(None, description="Only with `stream`.")
+    stream_options: ResponseStreamOptions | None = Field(None, description="Only with `stream`.")
     metadata: dict[_Key, _Label] | None = Field(
         None, max_length=_MAX_PAIRS, description="Kept with the response and repeated."
     )
@@ -156,8 +167,8 @@ class ResponseBody(BaseModel):
     @field_validator("stream_options")
     @classmethod
     def _only_of_streams(
-        cls, options: StreamOptions | None, info: ValidationInfo
-    ) -> StreamOptions | None:
+        cls, options: ResponseStreamOptions | None, info: ValidationInfo
+    ) -> ResponseStreamOptions | None:
         if options is not None and not info.data.get("stream"):
             raise PydanticCustomError("stream_options", "Only a stream has options: set `stream`.")
         return options

@@ -29,18 +29,22 @@ class Record(NamedTuple):
         return ResponseFold(self.request, self.note)
 
 
-async def record_of(state: State, job_id: str) -> Record:
+def as_record(request: GenerationRequest | None) -> Record:
+    """Raises JobNotFoundError: there is none, or it came by another protocol."""
+    note = note_of(request) if request else None
+    if request is None or note is None:
+        raise JobNotFoundError(_UNKNOWN)
+    return Record(request, note)
+
+
+async def read(state: State, job_id: str) -> Record:
     """The response that a job is.
 
     Raises:
         JobNotFoundError: it is none, or no more.
     """
     async with in_time():
-        request = await log.read_request(state.redis, job_id)
-    note = note_of(request) if request else None
-    if request is None or note is None:
-        raise JobNotFoundError(_UNKNOWN)
-    return Record(request, note)
+        return as_record(await log.read_request(state.redis, job_id))
 
 
 async def find(state: State, caller: Caller, response_id: str) -> Record:
@@ -49,7 +53,7 @@ async def find(state: State, caller: Caller, response_id: str) -> Record:
     Raises:
         JobNotFoundError: there is none, it is another key's, or was not to be stored.
     """
-    record = await record_of(state, ids.job_id(response_id))
+    record = await read(state, ids.job_id(response_id))
     if not caller.may_see(record.request.key) or not record.note.store:
         raise JobNotFoundError(_UNKNOWN)
     return record

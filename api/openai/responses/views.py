@@ -121,7 +121,7 @@ class ResponseView(BaseModel):
     metadata: dict[str, str]
 
 
-class DeletedView(BaseModel):
+class DeletedResponse(BaseModel):
     id: str = Field(examples=["resp_0123456789abcdef0123456789abcdef"])
     object: Literal["response"] = "response"
     deleted: Literal[True] = True

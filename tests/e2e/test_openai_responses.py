@@ -1,0 +1,76 @@
+"""A background response, followed by the official SDK while worker and API are killed."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openai import APIConnectionError
+from openai.types.responses import ResponseStreamEvent
+
+from tests.support.openai_sdk import sdk
+from tests.support.stack import Stack, running_stack
+
+MODEL = "smollm2-135m"
+STORY: dict[str, Any] = {
+    "model": MODEL,
+    "input": "Tell me a story about a fox.",
+    "max_output_tokens": 150,
+    "temperature": 0,
+}
+DEATHS = [(50, ["worker"]), (150, ["api"]), (250, ["worker", "api"]), (350, ["api", "worker"])]
+"""Characters after which these are killed."""
+
+
+@pytest.fixture(scope="module")
+def stack(short_tmp: Path) -> Iterator[Stack]:
+    with running_stack(short_tmp / "responses") as stack:
+        yield stack
+
+
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 0.9, "extra_body": {"seed": 4}}])
+def test_every_event_comes_once_across_deaths_of_worker_and_api(
+    stack: Stack, sampling: dict[str, Any]
+) -> None:
+    with sdk(stack.url) as client:
+        undisturbed = client.responses.create(**STORY | sampling)
+        events: list[ResponseStreamEvent] = []
+        deaths = list(DEATHS)
+        response_id, said, reconnections = "", "", 0
+        deadline = time.monotonic() + 120
+        while not events or events[-1].type not in {"response.completed", "response.incomplete"}:
+            assert time.monotonic() < deadline, stack.logs()
+            try:
+                if not events:
+                    stream = client.responses.create(
+                        **STORY | sampling, background=True, stream=True
+                    )
+                else:
+                    reconnections += 1
+                    stream = client.responses.retrieve(
+                        response_id, stream=True, starting_after=events[-1].sequence_number
+                    )
+                for event in stream:
+                    events.append(event)
+                    if event.type == "response.created":
+                        response_id = event.response.id
+                    elif event.type == "response.output_text.delta":
+                        said += event.delta
+                    if deaths and len(said) > deaths[0][0]:
+                        for role in deaths.pop(0)[1]:
+                            if pid := stack.pid(role):
+                                os.kill(pid, signal.SIGKILL)
+            except APIConnectionError:
+                time.sleep(0.1)  # as a client does; the loop has a deadline
+        assert not deaths
+        assert reconnections >= 3
+        assert [event.sequence_number for event in events] == list(range(len(events)))
+        assert said == undisturbed.output_text
+        final = client.responses.retrieve(response_id)
+        assert final.output_text == said
+        assert (final.status, final.usage) == (undisturbed.status, undisturbed.usage)
+        # Told again from the beginning, by a process that has seen none of it.
+        assert list(client.responses.retrieve(response_id, stream=True)) == events
