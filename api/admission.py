@@ -42,6 +42,19 @@ def json_only(request: Request) -> None:
         raise UnsupportedMediaTypeError
 
 
+def served_model(name: str | None, settings: Settings) -> str:
+    """The model that a request means by `name`.
+
+    Raises:
+        UnknownModelError: there is none.
+    """
+    if name is not None and name not in settings.models:
+        raise UnknownModelError(
+            f"There is no such model here. Known: {', '.join(settings.models)}."
+        )
+    return name or settings.default_model
+
+
 IdempotencyKey = Annotated[str | None, _KEY]
 
 
@@ -112,7 +125,7 @@ Submitted = Annotated[Feed, Depends(_submitted)]
 def _job(draft: Draft, request: Request, settings: Settings, caller: Caller) -> GenerationRequest:
     return GenerationRequest(
         id=new_job_id(),
-        model=draft.model or settings.default_model,
+        model=served_model(draft.model, settings),
         prompt=draft.prompt,
         messages=draft.messages,
         prompt_ids=draft.prompt_ids,
@@ -140,10 +153,7 @@ def _idempotency(key: str | None, number: int, draft: Draft) -> Idempotency | No
 
 def _check(draft: Draft, settings: Settings) -> None:
     """Hold a draft to what the settings allow."""
-    if draft.model is not None and draft.model not in settings.models:
-        raise UnknownModelError(
-            f"There is no such model here. Known: {', '.join(settings.models)}."
-        )
+    served_model(draft.model, settings)
     problems = []
     if draft.params.max_tokens > settings.max_tokens:
         problems.append(FieldProblem("max_tokens", f"At most {settings.max_tokens} are allowed."))

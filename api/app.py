@@ -16,7 +16,7 @@ from api.body import BodyLimit
 from api.context import RequestContext
 from api.gate import Gate
 from api.metrics import ApiMetrics
-from api.routes import generate, health, jobs, metrics, models
+from api.routes import generate, health, jobs, metrics, models, tokens
 from api.state import PROCESS, State, open_state
 from shared.logging import get_logger
 from shared.settings import Settings
@@ -65,7 +65,7 @@ def create_app(settings: Settings) -> FastAPI:
     else:
         app = FastAPI(docs_url=None, openapi_url=None, **usual)
     routes = list(app.routes)
-    for module in (generate, jobs, models, health, metrics):
+    for module in (generate, jobs, tokens, models, health, metrics):
         app.include_router(module.router)
         routes += module.router.routes
     problems.install(app, routes)

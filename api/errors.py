@@ -81,7 +81,7 @@ class PriorityNotAllowedError(MiniVaultError):
 
 
 class NoWorkerError(MiniVaultError):
-    """No live worker serves the default model."""
+    """No live worker serves the model."""
 
     code = "no_worker"
 
@@ -108,4 +108,9 @@ _OF_JOBS: Final[Mapping[str, type[MiniVaultError]]] = {
 
 def failure(event: Failed) -> MiniVaultError:
     """The error that a failed job means for whoever waits for its response."""
-    return _OF_JOBS.get(event.code, GenerationError)(event.message)
+    return refusal(event.code, event.message)
+
+
+def refusal(code: str, message: str) -> MiniVaultError:
+    """The error that a worker means."""
+    return _OF_JOBS.get(code, GenerationError)(message)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, ClassVar, Final
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.config import JsonDict
@@ -17,6 +17,7 @@ MAX_SEED: Final = 2**53 - 1
 """The largest integer that every JSON reader keeps exact."""
 MAX_TOP_K: Final = 1_000_000
 """More than any vocabulary has."""
+MAX_MESSAGES: Final = 1_000
 
 _EXAMPLE: Final[JsonDict] = {
     "prompt": "What is the capital of France?",
@@ -66,6 +67,16 @@ Stop = Annotated[
         }
     ),
 ]
+
+
+class MessageBody(BaseModel):
+    """One turn of a conversation. What order roles may have is up to the model's template."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
+
+    role: Literal["system", "user", "assistant"]
+    # To count its characters, if only to none, pydantic has to see whether they are Unicode.
+    content: Annotated[str, Field(min_length=0, json_schema_extra=_NO_NUL), AfterValidator(_no_nul)]
 
 
 def _fingerprint(body: BaseModel) -> str:

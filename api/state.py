@@ -18,6 +18,7 @@ from api.pace import Pace
 from api.proxies import Proxies
 from api.relay import Relay
 from api.repeating import repeating
+from api.tokenizers import Tokenizers
 from shared.queue import JobQueue, Limits
 from shared.redis import connect, connect_async
 from shared.settings import Settings
@@ -31,6 +32,7 @@ class State:
     redis: Redis
     metrics: ApiMetrics
     relay: Relay
+    tokenizers: Tokenizers
     proxies: Proxies
     limiter: ClientRateLimiter | None
 
@@ -64,6 +66,7 @@ async def open_state(settings: Settings, metrics: ApiMetrics) -> AsyncIterator[S
                     redis=redis,
                     metrics=metrics,
                     relay=relay,
+                    tokenizers=Tokenizers(redis),
                     proxies=proxies,
                     limiter=limiter(settings.rate_limit, redis, proxies),
                 )

@@ -59,6 +59,21 @@ def wake(model: str) -> str:
     return f"minivault:wake:{model}"
 
 
+def questions(model: str) -> str:
+    """List of questions to a model's tokenizer, by id, for whichever worker comes first."""
+    return f"minivault:questions:{model}"
+
+
+def question(question_id: str) -> str:
+    """The question itself, for as long as somebody waits for its answer."""
+    return f"minivault:question:{question_id}"
+
+
+def answer(question_id: str) -> str:
+    """List that holds the answer, for whoever has asked."""
+    return f"minivault:answer:{question_id}"
+
+
 def events(job_id: str) -> str:
     """Redis Stream that holds the event log of a job."""
     return f"minivault:job:{job_id}:events"

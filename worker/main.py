@@ -60,13 +60,15 @@ def _serve(settings: Settings, catalog: Catalog, name: str, listener: socket.soc
 
     from worker.models import transformers_loader  # noqa: PLC0415
     from worker.monitor import Monitor  # noqa: PLC0415
+    from worker.prompts import tokenizer_loader  # noqa: PLC0415
     from worker.service import WorkerService  # noqa: PLC0415
 
     redis = connect(settings, "worker")
     store = Store.open(settings, patient=True)
     torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 1) // settings.workers))
     loader = transformers_loader(catalog, settings)
-    service = WorkerService(settings, redis, loader, store, name=name)
+    tokenizers = tokenizer_loader(catalog, settings)
+    service = WorkerService(settings, redis, loader, tokenizers, store, name=name)
     if listener is not None:
         Monitor(listener, service).start()
     ended_as_asked = service.run()

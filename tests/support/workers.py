@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Final
 from redis import Redis
 
 from shared.configuration import load_settings
-from shared.errors import ModelUnavailableError
+from shared.errors import InvalidPromptError, ModelUnavailableError
 from shared.job import GenerationRequest
 from shared.ledger import report_death
 from shared.listen import listen
@@ -34,6 +34,7 @@ from worker.engine.fake import CodePoints
 from worker.models import LoadedModel
 from worker.monitor import Monitor
 from worker.nursery import new_worker_name
+from worker.prompts import Asked
 from worker.service import WorkerService
 
 STEP_SECONDS = "FAKE_STEP_SECONDS"
@@ -56,9 +57,17 @@ class CodePointPrompts:
     def encode(self, request: GenerationRequest) -> tuple[int, ...]:
         if request.prompt == traps.DEADLY_TO_TOKENIZE:
             os._exit(1)
-        if request.prompt.startswith(traps.CONFUSING_TO_TOKENIZE):
-            raise LookupError(request.prompt)
-        return CodePoints().encode(request.prompt)
+        return self.tokens(request)
+
+    def tokens(self, asked: Asked, *, add_special: bool = True) -> tuple[int, ...]:
+        if asked.prompt.startswith(traps.CONFUSING_TO_TOKENIZE):
+            raise LookupError(asked.prompt)
+        return CodePoints().encode(asked.prompt)
+
+    def text(self, tokens: Sequence[int]) -> str:
+        if max(tokens, default=0) > sys.maxunicode:
+            raise InvalidPromptError
+        return CodePoints().decode(tokens)
 
 
 @dataclass(frozen=True)
@@ -180,6 +189,12 @@ def _load(name: str) -> LoadedModel:
     return LoadedModel(name=name, engine=engine, prompts=CodePointPrompts())
 
 
+def _load_tokenizer(name: str) -> CodePointPrompts:
+    if name == BROKEN_MODEL:
+        raise ModelUnavailableError("the tokenizer is torn")
+    return CodePointPrompts()
+
+
 def _hurry() -> None:
     for module, values in _HURRIED.items():
         for name, value in values.items():
@@ -198,7 +213,7 @@ def main() -> None:
     if HURRIED in os.environ:
         _hurry()
     redis, store = connect(settings, "worker"), Store.open(settings, patient=True)
-    service = WorkerService(settings, redis, _load, store, name=new_worker_name())
+    service = WorkerService(settings, redis, _load, _load_tokenizer, store, name=new_worker_name())
     if settings.metrics_port:
         Monitor(listen(settings.metrics_host, settings.metrics_port), service).start()
     ended_as_asked = service.run()
