@@ -19,7 +19,7 @@ from shared.tokenizing import Answer, Question, Refusal, Text, Tokenize, Tokens
 from worker.prompts import Tokenizer, TokenizerLoader
 from worker.thread import SideThread
 
-_POLL_SECONDS: Final = 1
+_POLL_SECONDS: Final = 0.5
 """How long one wait for a question may take: the time until a stop is seen."""
 _PAUSE_SECONDS: Final = 0.5
 """While Redis is away."""
