@@ -44,6 +44,18 @@ def json_only(request: Request) -> None:
         raise UnsupportedMediaTypeError
 
 
+def known_model(name: str | None, models: Sequence[str]) -> str:
+    """The model that a request names; without a name, the first of those that it may use.
+
+    Raises:
+        UnknownModelError: there is none. What a key may not use is as if it were not.
+    """
+    if not models or name not in (None, *models):
+        known = ", ".join(models) or "none"
+        raise UnknownModelError(f"There is no such model here. Known: {known}.")
+    return name or models[0]
+
+
 IdempotencyKey = Annotated[str | None, _KEY]
 
 
@@ -74,7 +86,7 @@ async def admit_all(
             await state.grammars.check(draft.params.grammar)
     return [
         Admission(
-            request=_job(draft, request, caller, default_model=models[0]),
+            request=_job(draft, request, caller, models),
             ttl=draft.ttl or state.settings.queue_ttl,
             idempotency=_idempotency(idempotency_key, number, draft),
             max_in_flight=caller.allowance.max_in_flight,
@@ -119,11 +131,11 @@ Submitted = Annotated[Feed, Depends(_submitted)]
 
 
 def _job(
-    draft: Draft, request: Request, caller: Caller, *, default_model: str
+    draft: Draft, request: Request, caller: Caller, models: Sequence[str]
 ) -> GenerationRequest:
     return GenerationRequest(
         id=new_job_id(),
-        model=draft.model or default_model,
+        model=known_model(draft.model, models),
         prompt=draft.prompt,
         messages=draft.messages,
         prompt_ids=draft.prompt_ids,
@@ -159,10 +171,7 @@ def _allotment(draft: Draft, settings: Settings, caller: Caller) -> Allotment | 
 
 def _check(draft: Draft, settings: Settings, caller: Caller, models: Sequence[str]) -> None:
     """Hold a draft to what the settings allow, and the caller's key, which may use `models`."""
-    if not models or draft.model not in (None, *models):
-        # What the key may not use is as if it were not.
-        known = ", ".join(models) or "none"
-        raise UnknownModelError(f"There is no such model here. Known: {known}.")
+    known_model(draft.model, models)
     problems = []
     if draft.params.max_tokens > settings.max_tokens:
         problems.append(FieldProblem("max_tokens", f"At most {settings.max_tokens} are allowed."))

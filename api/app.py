@@ -27,6 +27,7 @@ from api.routes import (
     models,
     openai,
     responses,
+    tokens,
     usage,
 )
 from api.state import PROCESS, State, open_state
@@ -85,6 +86,7 @@ def create_app(settings: Settings) -> FastAPI:
     for module in (
         generate,
         jobs,
+        tokens,
         interactions,
         usage,
         models,

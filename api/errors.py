@@ -117,7 +117,7 @@ class InteractionNotFoundError(MiniVaultError):
 
 
 class NoWorkerError(MiniVaultError):
-    """No live worker serves the default model."""
+    """No live worker serves the model."""
 
     code = "no_worker"
 
@@ -172,7 +172,12 @@ _OF_JOBS: Final[Mapping[str, type[MiniVaultError]]] = {
 
 def failure(event: Failed) -> MiniVaultError:
     """The error that a failed job means for whoever waits for its response."""
-    return _OF_JOBS.get(event.code, GenerationError)(event.message)
+    return refusal(event.code, event.message)
+
+
+def refusal(code: str, message: str) -> MiniVaultError:
+    """The error that a worker means."""
+    return _OF_JOBS.get(code, GenerationError)(message)
 
 
 def model_problem(code: str, message: str) -> MiniVaultError:

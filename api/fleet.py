@@ -165,7 +165,7 @@ class Fleet:
         await self._tell([worker], order)
         while asyncio.get_running_loop().time() < deadline:
             async with in_time():
-                raw = await self._redis.get(names.answer(order.id))
+                raw = await self._redis.get(names.outcome(order.id))
                 lives = await self._redis.exists(names.worker_info(worker))
             if raw is not None:
                 answer = fleet.decode(raw, Answer)

@@ -23,6 +23,7 @@ from api.proxies import Proxies
 from api.relay import Relay
 from api.repeating import repeating
 from api.served import Served
+from api.tokenizers import Tokenizers
 from api.vigil import LOOK_SECONDS as VIGIL_SECONDS
 from api.vigil import Vigil
 from shared.queue import JobQueue, Limits
@@ -38,6 +39,7 @@ class State:
     redis: Redis
     metrics: ApiMetrics
     relay: Relay
+    tokenizers: Tokenizers
     proxies: Proxies
     keyring: Keyring
     limits: RateLimits
@@ -82,6 +84,7 @@ async def open_state(settings: Settings, metrics: ApiMetrics) -> AsyncIterator[S
                     redis=redis,
                     metrics=metrics,
                     relay=relay,
+                    tokenizers=Tokenizers(redis),
                     proxies=proxies,
                     keyring=keyring,
                     limits=RateLimits(redis, settings.rate_limit),

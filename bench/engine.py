@@ -18,7 +18,8 @@ from worker.models import LoadedModel, transformers_loader
 
 def load(settings: Settings) -> LoadedModel:
     torch.set_num_threads(settings.threads or os.cpu_count() or 1)
-    return transformers_loader(load_catalog(settings), settings)(settings.default_model)
+    alone = settings.model_copy(update={"prefix_cache_mb": 0})  # rounds repeat their prompts
+    return transformers_loader(load_catalog(alone), alone)(alone.default_model)
 
 
 def stream_all(

@@ -14,6 +14,9 @@ class Stream:
     job_id: str = ""
     tokens: int = 0
     """As the service or the engine counts them, not as events arrive."""
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    """Of the prompt's."""
     arrivals: list[float] = field(default_factory=list)
 
     @property

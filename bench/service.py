@@ -44,6 +44,7 @@ def running_service(settings: Settings, port: int, **variables: str) -> Iterator
             PREFIX + "DATA_DIR": folder,
             PREFIX + "PORT": str(port),
             PREFIX + "RATE_LIMIT": "off",
+            PREFIX + "PREFIX_CACHE_MB": "0",  # rounds repeat their prompts
             **{PREFIX + name: value for name, value in variables.items()},
         }
         command = [sys.executable, "-m", "cli", "up"]
@@ -105,7 +106,10 @@ async def stream(url: str, body: bytes) -> Stream:
         elif line.startswith(b"data:") and event == b"queued":
             found.job_id = json.loads(line[5:])["id"]
         elif line.startswith(b"data:") and event in {b"done", b"error"}:
-            found.tokens = json.loads(line[5:])["usage"]["completion_tokens"]
+            usage = json.loads(line[5:])["usage"]
+            found.tokens = usage["completion_tokens"]
+            found.prompt_tokens = usage["prompt_tokens"]
+            found.cached_tokens = usage["cached_tokens"]
             break
     writer.close()
     if not found.tokens:

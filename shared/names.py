@@ -71,6 +71,21 @@ def wake(model: str) -> str:
     return f"minivault:wake:{model}"
 
 
+def questions(model: str) -> str:
+    """List of questions to a model's tokenizer, by id, for whichever worker comes first."""
+    return f"minivault:questions:{model}"
+
+
+def question(question_id: str) -> str:
+    """The question itself, for as long as somebody waits for its answer."""
+    return f"minivault:question:{question_id}"
+
+
+def answer(question_id: str) -> str:
+    """List that holds the answer, for whoever has asked."""
+    return f"minivault:answer:{question_id}"
+
+
 def events(job_id: str) -> str:
     """Redis Stream that holds the event log of a job."""
     return f"minivault:job:{job_id}:events"
@@ -136,9 +151,9 @@ def orders(worker_name: str) -> str:
     return f"minivault:orders:{worker_name}"
 
 
-def answer(order_id: str) -> str:
+def outcome(order_id: str) -> str:
     """JSON: what became of an order. There for some minutes."""
-    return f"minivault:answer:{order_id}"
+    return f"minivault:outcome:{order_id}"
 
 
 def stock(worker_name: str) -> str:

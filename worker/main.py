@@ -60,6 +60,7 @@ def _serve(settings: Settings, name: str, listener: socket.socket | None) -> int
 
     from worker.models import LoadedModel, transformers_loader  # noqa: PLC0415
     from worker.monitor import Monitor  # noqa: PLC0415
+    from worker.prompts import Tokenizer, tokenizer_loader  # noqa: PLC0415
     from worker.service import WorkerService  # noqa: PLC0415
     from worker.stock import Stock  # noqa: PLC0415
 
@@ -68,10 +69,14 @@ def _serve(settings: Settings, name: str, listener: socket.socket | None) -> int
     torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 1) // settings.workers))
     stock = Stock(settings)
 
+    # The catalog may have grown since the worker was started.
     def load(model: str) -> LoadedModel:
-        return transformers_loader(stock.catalog(), settings)(model)  # it may have grown
+        return transformers_loader(stock.catalog(), settings)(model)
 
-    service = WorkerService(settings, redis, load, store, name=name, stock=stock)
+    def load_tokenizer(model: str) -> Tokenizer:
+        return tokenizer_loader(stock.catalog(), settings)(model)
+
+    service = WorkerService(settings, redis, load, load_tokenizer, store, name=name, stock=stock)
     if listener is not None:
         Monitor(listener, service).start()
     ended_as_asked = service.run()

@@ -3,34 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from shared.catalog import Catalog, ModelSpec
-from shared.errors import (
-    InvalidPromptError,
-    ModelUnavailableError,
-    NoChatTemplateError,
-    PromptTooLongError,
-)
-from shared.job import GenerationRequest, Message
+from shared.errors import ModelUnavailableError
 from shared.settings import Settings
 from worker.engine.base import Engine
+from worker.prompts import ChatPrompts, PlainDecoder, PromptEncoder
 
 SUPPORTED_LAYERS: Final = {"full_attention", "sliding_attention"}
-
-
-class PromptEncoder(Protocol):
-    def encode(self, request: GenerationRequest) -> tuple[int, ...]:
-        """The prompt as the model sees it.
-
-        Raises:
-            PromptTooLongError: it has more tokens than a slot may be given.
-            NoChatTemplateError: it is a conversation, and the model knows none.
-            InvalidPromptError: its template refuses the conversation, or a token is none.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -44,69 +27,6 @@ Loader: TypeAlias = Callable[[str], LoadedModel]
 """Loads a model by its catalog name; blocks. Raises ModelUnavailableError."""
 
 
-class ChatPrompts:
-    """Prompts through the model's own chat template, if it has one."""
-
-    def __init__(self, tokenizer: Any, max_tokens: int, vocabulary: int) -> None:
-        """`vocabulary` is how many tokens the model has embeddings for."""
-        self._tokenizer = tokenizer
-        self._max_tokens = max_tokens
-        self._vocabulary = vocabulary
-
-    def encode(self, request: GenerationRequest) -> tuple[int, ...]:
-        ids = self._ids(request)
-        if len(ids) > self._max_tokens:
-            raise PromptTooLongError(
-                f"The prompt has {len(ids)} tokens; at most {self._max_tokens} are accepted."
-            )
-        # Some tokenizers make nothing of white space; a model needs something to begin with.
-        return tuple(ids) or (self._tokenizer.eos_token_id,)
-
-    def _ids(self, request: GenerationRequest) -> Sequence[int]:
-        if request.prompt_ids:
-            if max(request.prompt_ids) >= self._vocabulary:
-                raise InvalidPromptError(f"The model's tokens are 0 to {self._vocabulary - 1}.")
-            return request.prompt_ids
-        if request.messages:
-            if not self._tokenizer.chat_template:
-                raise NoChatTemplateError
-            return self._templated(request.messages)
-        if request.raw or not self._tokenizer.chat_template:
-            return self._tokens(self._tokenizer(request.prompt))
-        return self._templated((Message("user", request.prompt),))
-
-    def _templated(self, messages: Sequence[Message]) -> Sequence[int]:
-        from jinja2 import TemplateError  # noqa: PLC0415  (transformers brings it)
-
-        try:
-            text = self._tokenizer.apply_chat_template(
-                [{"role": turn.role, "content": turn.content} for turn in messages],
-                add_generation_prompt=True,
-                tokenize=False,
-            )
-        except TemplateError as error:
-            raise InvalidPromptError(f"The model's chat template refuses it: {error}") from error
-        # The template has written the special tokens already.
-        return self._tokens(self._tokenizer(text, add_special_tokens=False))
-
-    def _tokens(self, encoding: Any) -> Sequence[int]:
-        ids: Sequence[int] = encoding["input_ids"]
-        return ids
-
-
-class PlainDecoder:
-    """A tokenizer's `decode` with nothing but the text."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-
-    def decode(self, ids: list[int]) -> str:
-        text: str = self._tokenizer.decode(
-            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return text
-
-
 def load_libraries(spec: ModelSpec, settings: Settings) -> None:
     """Import what loading a model needs: seconds, where the weights take tenths of one.
 
@@ -114,6 +34,8 @@ def load_libraries(spec: ModelSpec, settings: Settings) -> None:
     """
     # Else asking whether there is a GPU, as transformers does, spoils CUDA for forks.
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    # Prompts come one at a time: threads of its own would only take the engine's cores.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from transformers import (  # noqa: PLC0415
         MODEL_FOR_CAUSAL_LM_MAPPING,
         AutoConfig,

@@ -19,12 +19,14 @@ from shared.tracing import Tracing
 from worker.agenda import Agenda
 from worker.attempts import Attempts
 from worker.books import Books
+from worker.clerk import Clerk
 from worker.finisher import Finisher
 from worker.heartbeat import Heartbeat
 from worker.intake import GenerationWorker
 from worker.loop import EngineLoop
 from worker.metrics import WorkerMetrics
 from worker.models import Loader
+from worker.prompts import TokenizerLoader
 from worker.publisher import Publisher
 from worker.rescue import Rescue
 from worker.retention import Retention
@@ -42,13 +44,14 @@ _CLOSING_SECONDS: Final = 2.0
 
 
 class WorkerService:
-    """RQ's loop on the calling thread; engine, publisher, finisher, heartbeat, sweep beside it."""
+    """RQ's loop on the calling thread; the others of docs/architecture.md beside it."""
 
     def __init__(
         self,
         settings: Settings,
         redis: Redis,
         loader: Loader,
+        tokenizers: TokenizerLoader,
         store: Store,
         *,
         name: str,
@@ -124,6 +127,9 @@ class WorkerService:
         self._retention = Retention(
             settings, redis, store, metrics=metrics, on_crash=self._on_crash
         )
+        self._clerk = Clerk(
+            redis, models=lambda: ledger.models, loader=tokenizers, on_crash=self._on_crash
+        )
         self._expose()
         self._sweep = Sweep(
             redis,
@@ -162,7 +168,7 @@ class WorkerService:
         """
         self._tracing.start()
         self._loop.preload(self._settings.default_model)
-        for thread in (self._publisher, self._finisher, self._loop):
+        for thread in (self._publisher, self._finisher, self._loop, self._clerk):
             thread.start()
         self._worker.work(logging_level=None)
         self._tracing.close()
@@ -224,6 +230,7 @@ class WorkerService:
         deadline = since + grace - min(_CLOSING_SECONDS, grace / 3)
         while len(self._attempts) and not self._crashed and time.monotonic() < deadline:
             time.sleep(_POLL)
+        self._clerk.stop()
         self._sweep.stop()
         self._retention.stop()
         self._steward.stop()
@@ -232,6 +239,7 @@ class WorkerService:
         self._finisher.close()
         self._attempts.hand_back(run for run in unfinished if not run.fenced)
         self._heartbeat.stop()
+        self._clerk.join()
 
     def _accuse(self, run: Run) -> None:
         try:

@@ -167,7 +167,7 @@ class Steward(SideThread):
             ):
                 pipe.sadd(names.SERVED, order.model)
                 pipe.srem(names.WITHDRAWN, order.model)
-            pipe.set(names.answer(order.id), fleet.encode(answer), ex=_ANSWER_TTL)
+            pipe.set(names.outcome(order.id), fleet.encode(answer), ex=_ANSWER_TTL)
             pipe.execute()
         self._open_orders -= 1
 

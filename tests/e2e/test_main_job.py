@@ -176,3 +176,32 @@ def _status(url: str, path: str) -> int:
         return httpx.get(url + path).status_code
     except httpx.TransportError:
         return 0
+
+
+def test_prompts_are_counted_as_the_model_counts_them(stack: Stack) -> None:
+    for asked in (
+        {"prompt": "Wie heißt der Fuchs? 🦊"},
+        {"prompt": "Once upon a time", "raw": True},
+    ):
+        counted = httpx.post(f"{stack.url}/tokenize", json=asked, timeout=30).json()
+        body = {**asked, "max_tokens": 1}
+        generated = httpx.post(f"{stack.url}/generate", json=body, timeout=60).json()
+        assert counted["count"] == len(counted["tokens"]) == generated["usage"]["prompt_tokens"]
+        body = {"tokens": counted["tokens"]}
+        text = httpx.post(f"{stack.url}/detokenize", json=body, timeout=30).json()["text"]
+        assert text == asked["prompt"] if "raw" in asked else asked["prompt"] in text
+    turns = [{"role": "user", "content": "Once upon a time"}]
+    as_turn = httpx.post(f"{stack.url}/tokenize", json={"messages": turns}).json()
+    body = {"prompt": turns[0]["content"]}
+    assert as_turn == httpx.post(f"{stack.url}/tokenize", json=body).json()
+    beyond = httpx.post(f"{stack.url}/detokenize", json={"tokens": [1, 49_152]})
+    assert (beyond.status_code, beyond.json()["code"]) == (400, "invalid_prompt")
+
+
+def test_what_a_worker_has_computed_it_does_not_compute_again(stack: Stack) -> None:
+    body = {**STORY, "prompt": "Tell me of foxes. " * 40, "max_tokens": 8}
+    answers = [httpx.post(f"{stack.url}/generate", json=body, timeout=120).json() for _ in range(3)]
+    assert len({answer["response"] for answer in answers}) == 1
+    known = [answer["usage"]["cached_tokens"] for answer in answers]
+    assert known[0] < 32  # what the template begins with may be known of others
+    assert max(known) > 0.9 * answers[0]["usage"]["prompt_tokens"]  # two workers, three times

@@ -65,6 +65,7 @@ async def answers(url: str, job_id: str) -> list[tuple[int, str, float]]:
             ask(client, "POST", "/generate"),
             ask(client, "POST", "/generate/stream"),
             ask(client, "POST", "/jobs"),
+            ask(client, "POST", "/tokenize"),
             ask(client, "GET", f"/jobs/{job_id}"),
             ask(client, "GET", f"/jobs/{job_id}/events"),
             ask(client, "DELETE", f"/jobs/{job_id}"),

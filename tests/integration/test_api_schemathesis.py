@@ -12,6 +12,7 @@ from api.app import create_app
 from shared.redis import connect
 from shared.settings import Settings
 from tests.support.api import running_api
+from tests.support.clerk import running_clerk
 from tests.support.scripted_worker import scripted_worker, words
 
 CONFIG = {
@@ -31,6 +32,7 @@ def url(session_settings: Settings) -> Iterator[str]:
         redis.flushall()
         with (
             scripted_worker(redis, session_settings.default_model, words("at", " once")),
+            running_clerk(redis, session_settings.default_model),
             running_api(session_settings) as url,
         ):
             yield url

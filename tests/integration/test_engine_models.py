@@ -20,7 +20,7 @@ from tests.support.models import NoText, tiny_gemma2, tiny_gemma3, tiny_gpt2, ti
 from worker.engine import transformers
 from worker.engine.activation import in_strips
 from worker.engine.sampler import sample
-from worker.models import PlainDecoder
+from worker.prompts import PlainDecoder
 
 PROMPTS = [
     "What is the capital of France?",

@@ -13,7 +13,7 @@ from tests.support.models import NoText, tiny_gemma2, tiny_gemma3, tiny_gpt2, ti
 from worker.engine.base import EngineRequest
 from worker.engine.blocks import BLOCK
 from worker.engine.transformers import TransformersEngine
-from worker.models import PlainDecoder
+from worker.prompts import PlainDecoder
 
 TINY: dict[str, Callable[[], Any]] = {
     "llama": tiny_llama,

@@ -55,6 +55,8 @@ def test_the_documented_rights_are_enough(restricted: Settings, admin: Redis) ->
             dying, _ = workers.start(2)
             body = {"prompt": "hello", "temperature": 0}
             assert stream(url, body)[-1].event == "done"
+            counted = httpx.post(f"{url}/tokenize", json={"prompt": "hello"})
+            assert counted.json()["count"] == len("hello")
             failed = httpx.post(f"{url}/jobs", json=body | {"model": BROKEN_MODEL}).json()["id"]
             ended(client, failed)
             until(lambda: put_back(client, failed), what="the failed job, put back")

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Final
 from redis import Redis
 
 from shared.configuration import load_settings
-from shared.errors import ModelUnavailableError
+from shared.errors import InvalidPromptError, ModelUnavailableError
 from shared.job import GenerationRequest
 from shared.ledger import report_death
 from shared.listen import listen
@@ -35,6 +35,7 @@ from worker.engine.fake import CodePoints
 from worker.models import LoadedModel
 from worker.monitor import Monitor
 from worker.nursery import new_worker_name
+from worker.prompts import Asked
 from worker.service import WorkerService
 
 STEP_SECONDS = "FAKE_STEP_SECONDS"
@@ -57,9 +58,18 @@ class CodePointPrompts:
     def encode(self, request: GenerationRequest) -> tuple[int, ...]:
         if request.prompt == traps.DEADLY_TO_TOKENIZE:
             os._exit(1)
-        if request.prompt.startswith(traps.CONFUSING_TO_TOKENIZE):
-            raise LookupError(request.prompt)
-        return request.prompt_ids or CodePoints().encode(request.prompt_text)
+        return request.prompt_ids or self.tokens(request)
+
+    def tokens(self, asked: Asked, *, add_special: bool = True) -> tuple[int, ...]:
+        if asked.prompt.startswith(traps.CONFUSING_TO_TOKENIZE):
+            raise LookupError(asked.prompt)
+        said = [f"{turn.role}: {turn.content}" for turn in asked.messages] or [asked.prompt]
+        return CodePoints().encode("\n\n".join(said))
+
+    def text(self, tokens: Sequence[int]) -> str:
+        if max(tokens, default=0) > sys.maxunicode:
+            raise InvalidPromptError
+        return CodePoints().decode(tokens)
 
 
 @dataclass(frozen=True)
@@ -183,6 +193,12 @@ def _load(name: str) -> LoadedModel:
     return LoadedModel(name=name, engine=engine, prompts=CodePointPrompts())
 
 
+def _load_tokenizer(name: str) -> CodePointPrompts:
+    if name == BROKEN_MODEL:
+        raise ModelUnavailableError("the tokenizer is torn")
+    return CodePointPrompts()
+
+
 def _hurry() -> None:
     for module, values in _HURRIED.items():
         for name, value in values.items():
@@ -202,7 +218,13 @@ def main() -> None:
         _hurry()
     redis, store = connect(settings, "worker"), Store.open(settings, patient=True)
     service = WorkerService(
-        settings, redis, _load, store, name=new_worker_name(), stock=FakeStock(settings)
+        settings,
+        redis,
+        _load,
+        _load_tokenizer,
+        store,
+        name=new_worker_name(),
+        stock=FakeStock(settings),
     )
     if settings.metrics_port:
         Monitor(listen(settings.metrics_host, settings.metrics_port), service).start()

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -71,6 +72,17 @@ class RaisingEngine(FakeEngine):
         raise ArithmeticError("out of memory, say")
 
 
+class RecallingEngine(FakeEngine):
+    """Has known three tokens of every prompt."""
+
+    def step(self) -> list[Output]:
+        fresh = {name for name, sequence in self._running.items() if not sequence.generated}
+        return [
+            replace(output, cached_tokens=3) if output.id in fresh else output
+            for output in super().step()
+        ]
+
+
 def fake_model(name: str) -> LoadedModel:
     if name == "missing":
         raise ModelUnavailableError("no such weights")
@@ -100,12 +112,16 @@ def start(published: Published) -> Iterator[Callable[..., EngineLoop]]:
     loops: list[EngineLoop] = []
 
     def begin(
-        *, loader: Loader = fake_model, max_loaded_models: int = 2, room: Room | None = None
+        *,
+        loader: Loader = fake_model,
+        max_loaded_models: int = 2,
+        room: Room | None = None,
+        metrics: WorkerMetrics | None = None,
     ) -> EngineLoop:
         loop = EngineLoop(
             loader=loader,
             publisher=published,
-            metrics=WorkerMetrics(),
+            metrics=metrics or WorkerMetrics(),
             room=room or Shelf(places=max_loaded_models),
             accuse=lambda run: published.accused.append((run.id, len(published.events))),
             on_crash=lambda: pytest.fail("the loop died"),
@@ -386,3 +402,21 @@ def test_stop_returns_what_is_unfinished(
     loop.submit(run)
     until(lambda: len(published.text("a")) > 3, what="some tokens")
     assert loop.stop() == [run]
+
+
+def test_what_was_known_of_a_prompt_is_told_and_counted(
+    start: Callable[..., EngineLoop], published: Published
+) -> None:
+    def load(name: str) -> LoadedModel:
+        return LoadedModel(name=name, engine=RecallingEngine(), prompts=Prompts())
+
+    metrics, runs = WorkerMetrics(), [job_run(name) for name in "ab"]
+    loop = start(loader=load, metrics=metrics)
+    for run in runs:
+        loop.submit(run)
+    wait_for(published, "a", "b")
+    for run in runs:
+        assert run.ending(published.outcomes[run.id]).usage.cached_tokens == 3
+    value = metrics.registry.get_sample_value
+    assert value("minivault_prefix_cache_hits_total", {"model": "first"}) == 2
+    assert value("minivault_prefix_cache_hit_tokens_total", {"model": "first"}) == 6
