@@ -113,12 +113,12 @@ class Steward(SideThread):
             return
         if now - self._pins_tried.get(name, -_PIN_PAUSE) < _PIN_PAUSE:
             return
-        self._pins_tried[name] = now
         deaths: Any = self._redis.hincrby(names.PIN_DEATHS, name, 1)
         if deaths > _MAX_DEATHS:
             self._redis.hincrby(names.PIN_DEATHS, name, -1)
             get_logger().error("workers died of a pinned model; not loaded", model=name)
             return
+        self._pins_tried[name] = now
 
         def told(error: MiniVaultError | None) -> None:
             if error is not None:
