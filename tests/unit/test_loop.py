@@ -251,7 +251,7 @@ def test_idle_models_go_until_the_next_one_fits(
 def test_a_model_can_be_loaded_and_let_go_without_a_run(
     start: Callable[..., EngineLoop], published: Published
 ) -> None:
-    loop = start()
+    loop = start(max_loaded_models=3)
     outcomes: queue.SimpleQueue[MiniVaultError | None] = queue.SimpleQueue()
     for name in ("second", "second"):
         loop.load(name, outcomes.put)
