@@ -9,6 +9,7 @@ import httpx
 import pytest
 from redis import Redis
 
+from api.caller import Caller
 from shared import names
 from shared.settings import Settings
 from tests.support.api import Sse, api_process, read_sse, running_api, stream
@@ -94,6 +95,33 @@ def test_only_the_catalog_s_models_can_be_named(workers: Crew, url: str, path: s
     for name in ("nobody", "..%2Fetc", "org%2Fmodel", "%00", "x" * 500):
         assert act(url, "POST", f"{name}/{path}").status_code == 404
         assert act(url, "PUT", f"{name}/pin").status_code == 404
+
+
+def test_a_web_page_of_somebody_else_s_changes_nothing(workers: Crew, url: str) -> None:
+    workers.start(1)
+    origin = {"Origin": "https://example.org"}
+    for path in ("load", "unload", "pull"):
+        bare = act(url, "POST", f"{DEFAULT}/{path}", headers=origin, content=b"")
+        assert code(bare) == (415, "unsupported_media_type")
+    asked = act(url, "POST", f"{DEFAULT}/load", headers=origin, json={})
+    assert asked.status_code == 200  # a browser would have asked first, and been told no
+
+
+def test_who_is_no_administrator_sees_what_is_served_and_changes_nothing(
+    workers: Crew, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers.start(1)
+    monkeypatch.setattr("api.caller.Caller", lambda client: Caller(client, admin=False))
+    listed = httpx.get(f"{url}/models").json()["models"]
+    assert [each["name"] for each in listed] == [DEFAULT]
+    for method, path in (
+        ("POST", "load"),
+        ("POST", "unload"),
+        ("PUT", "pin"),
+        ("DELETE", "pin"),
+        ("POST", "pull"),
+    ):
+        assert code(act(url, method, f"extra/{path}")) == (403, "admin_required")
 
 
 def test_without_a_worker_nothing_can_be_asked(url: str) -> None:
