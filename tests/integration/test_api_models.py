@@ -13,6 +13,7 @@ from api.caller import Caller
 from shared import names
 from shared.settings import Settings
 from tests.support.api import Sse, api_process, read_sse, running_api, stream
+from tests.support.commands import minivault
 from tests.support.jobs import Submitter, ended, generation, text, under_way
 from tests.support.poll import until
 from tests.support.stock import FakeModel, FakeShelf, change_model, write_stock
@@ -189,6 +190,38 @@ def test_pins_outlive_workers(own: Settings, redis: Redis, url: str) -> None:
         second = workers.start_one()
         until(lambda: "extra" in workers.info(second).loaded, what="the pinned model")
         until(lambda: not redis.exists(names.PIN_DEATHS), what="the note that it lives")
+
+
+def test_the_same_from_the_command_line(
+    own: Settings,
+    workers: Crew,
+    url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    workers.start(1)
+
+    def run(*arguments: str) -> int:
+        return minivault(monkeypatch, "models", *arguments, "--url", url)
+
+    def said(line: str) -> bool:
+        return line in capsys.readouterr().out.splitlines()  # the API's log is there, too
+
+    assert run("pull", "absent", "--remote") == 0
+    assert said("absent is ready")
+    assert run("load", "absent") == 0
+    assert said("absent is loaded.")
+    assert says(url, "absent") == "done"
+    assert run("pin", "absent") == 0
+    assert said("absent is pinned.")
+    assert run("unpin", "absent") == 0
+    assert said("absent is no longer pinned.")
+    assert run("unload", "absent", "--withdraw") == 0
+    assert said("absent is withdrawn.")
+    assert view(url, "absent")["served"] is False
+    assert run("load", "nobody") == 1
+    change_model(own, "other", ready=False, pull_problem="no way out")
+    assert run("pull", "other", "--remote") == 1
 
 
 def test_running_jobs_end_before_their_model_goes(own: Settings, redis: Redis, url: str) -> None:
