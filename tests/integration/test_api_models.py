@@ -221,7 +221,7 @@ def test_the_same_from_the_command_line(
     assert view(url, "absent")["served"] is False
     assert run("load", "nobody") == 1
     change_model(own, "other", ready=False, pull_problem="no way out")
-    assert run("pull", "other", "--remote") == 1
+    assert run("pull", "other", "--remote", "--force") == 1
 
 
 def test_running_jobs_end_before_their_model_goes(own: Settings, redis: Redis, url: str) -> None:
