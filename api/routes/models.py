@@ -137,7 +137,7 @@ async def unpin(name: str, state: StateDep, _: AdminDep) -> ModelView:
     "/models/{name}/pull",
     dependencies=_DELIBERATE,
     summary="Fetch a model, and watch",
-    response_class=StreamResponse,
+    response_class=Response,
     responses=_PROGRESS | problems(*_REFUSALS, "invalid_request", "stopping"),
 )
 async def pull(
