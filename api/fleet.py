@@ -26,9 +26,7 @@ _ORDER_TTL: Final = 60
 
 
 class Fleet:
-    """What it raises, each method raises: RedisUnavailableError, and NoWorkerError if there is no
-    live worker that could do it.
-    """
+    """Every method raises RedisUnavailableError where nobody knows."""
 
     def __init__(self, settings: Settings, redis: Redis, served: Served) -> None:
         self._settings = settings
@@ -61,6 +59,7 @@ class Fleet:
         """The live workers whose catalog has the model.
 
         Raises:
+            NoWorkerError: there is no live worker.
             UnknownModelError: no catalog has it.
         """
         workers = await self.workers()

@@ -14,7 +14,7 @@ from api.deadline import in_time
 from api.errors import NoWorkerError, model_problem
 from api.fleet import Fleet
 from shared import fleet, names
-from shared.errors import ModelUnavailableError, RedisUnavailableError
+from shared.errors import MiniVaultError, ModelUnavailableError, RedisUnavailableError
 from shared.fleet import PullState, PullWish
 
 _POLL: Final = 0.25
@@ -37,46 +37,45 @@ class Pull:
         Raises:
             MiniVaultError: it failed, or nobody knows any more.
         """
-        if self._wish is None:
-            return
         told: PullState | None = None
-        silent_since: float | None = None
-        while True:
-            now = asyncio.get_running_loop().time()
+        heard_at = _now()
+        while self._wish is not None:
+            problem: MiniVaultError = NoWorkerError("No live worker fetches the model.")
+            state, goes_on = told, False
             try:
-                state, wished, lives = await self._look()
-            except (RedisError, RedisUnavailableError) as error:
-                silent_since = silent_since or now
-                if now - silent_since > PATIENCE_SECONDS:
-                    raise RedisUnavailableError from error
-                await asyncio.sleep(_POLL)
-                continue
-            if state is not None and state.id == self._wish:
+                state, goes_on = await self._look(self._wish)
+            except (RedisError, RedisUnavailableError):
+                problem = RedisUnavailableError()
+            if goes_on:
+                heard_at = _now()
+            elif _now() - heard_at > PATIENCE_SECONDS:
+                raise problem
+            if state is not None and state.state != "running":
                 if state.state == "failed":
                     raise model_problem(state.code, state.message)
-                if state.state == "done":
-                    return
-            elif not wished:
-                raise ModelUnavailableError("What became of the pull is no longer known.")
-            else:
-                state = PullState(self._wish, "running", stage="Waiting for a worker")
-            silent_since = None if lives else silent_since or now
-            if silent_since is not None and now - silent_since > PATIENCE_SECONDS:
-                raise NoWorkerError("No live worker fetches the model.")
-            if state != told:
+                return
+            if state is not None and state != told:
                 told = state
                 yield state
             await asyncio.sleep(_POLL)
 
-    async def _look(self) -> tuple[PullState | None, bool, bool]:
-        """The last state of any pull of the model, whether it is wished, whether it goes on."""
-        # The wish first: it goes when the end is written, and both at once.
+    async def _look(self, wish: str) -> tuple[PullState, bool]:
+        """How far it has come, and whether a worker is at it.
+
+        Raises:
+            ModelUnavailableError: nobody knows any more.
+        """
         async with in_time(), self._redis.pipeline() as pipe:
             pipe.hexists(names.PULLS, self.model)
             pipe.get(names.pull(self.model))
             pipe.exists(names.pull_lease(self.model))
-            wished, raw, lives = await pipe.execute()
-        return (fleet.decode(raw, PullState) if raw else None), bool(wished), bool(lives)
+            wished, raw, goes_on = await pipe.execute()
+        state = fleet.decode(raw, PullState) if raw else None
+        if state is not None and state.id == wish and (wished or state.state != "running"):
+            return state, bool(goes_on)
+        if not wished:
+            raise ModelUnavailableError("What became of the pull is no longer known.")
+        return PullState(wish, "running", stage="Waiting for a worker"), bool(goes_on)
 
 
 async def begin(redis: Redis, workers: Fleet, model: str, *, force: bool) -> Pull:
@@ -103,3 +102,7 @@ async def begin(redis: Redis, workers: Fleet, model: str, *, force: bool) -> Pul
             if found is not None:
                 return Pull(redis, model, fleet.decode(found, PullWish).id)
     raise RedisUnavailableError
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from statistics import mean
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, NoReturn
 
 import msgspec
 from redis import Redis
@@ -26,6 +26,7 @@ from bench.queue_depth import running_valkey
 from shared import job, names
 from shared.claim import Claim
 from shared.configuration import load_settings
+from shared.errors import ModelUnavailableError
 from shared.events import Done
 from shared.job import GenerationRequest, SamplingParams
 from shared.ledger import Ledger
@@ -213,8 +214,18 @@ def _work(order: str) -> None:
 
     redis, store = connect(settings, "worker"), Store.open(settings, patient=True)
     service.WorkerService(
-        settings, redis, load, store, name=new_worker_name(), stock=_WeightlessStock(settings)
+        settings,
+        redis,
+        load,
+        _no_tokenizer,
+        store,
+        name=new_worker_name(),
+        stock=_WeightlessStock(settings),
     ).run()
+
+
+def _no_tokenizer(name: str) -> NoReturn:
+    raise ModelUnavailableError(f"Nobody asks for the tokens of {name} here.")
 
 
 if __name__ == "__main__":

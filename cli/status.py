@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 from redis import Redis
@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from cli import books, console, state
 from cli.books import Books, JobNote
 from cli.client import is_ready, service_url
+from shared import names
 from shared.catalog import load_catalog
 from shared.queue import WorkerInfo
 from shared.redis import connect
@@ -72,10 +73,13 @@ def collect(settings: Settings) -> Status:
     workers: Mapping[str, WorkerInfo] = {}
     jobs: list[JobNote] = []
     failed, redis_pid = 0, None
+    served = settings.models
     with connect(settings, "status") as redis:
         try:
             found = Books(redis)
             workers, jobs, failed = found.workers, found.unfinished(), found.failed_count
+            added: set[bytes] = redis.smembers(names.SERVED)  # type: ignore[assignment]
+            served = tuple(dict.fromkeys([*served, *sorted(each.decode() for each in added)]))
             redis_pid = _pid_of(redis)
         except RedisError:
             pass
@@ -85,7 +89,7 @@ def collect(settings: Settings) -> Status:
         ready=ready,
         url=url,
         processes=tuple(_processes(noted, workers, redis_pid, ready=ready)),
-        models=tuple(_models(settings, workers, jobs)),
+        models=tuple(_models(settings, served, workers, jobs)),
         jobs=JobsStatus(
             stuck=states[books.STUCK],
             retried=sum(job.retried for job in jobs),
@@ -141,15 +145,18 @@ def _load_of(info: WorkerInfo | None) -> dict[str, int]:
 
 
 def _models(
-    settings: Settings, workers: Mapping[str, WorkerInfo], jobs: list[JobNote]
+    settings: Settings,
+    served: Sequence[str],
+    workers: Mapping[str, WorkerInfo],
+    jobs: list[JobNote],
 ) -> Iterator[ModelStatus]:
     catalog = load_catalog(settings)
     count = Counter((job.model, job.state) for job in jobs)
-    for name in settings.models:
+    for name in served:
         yield ModelStatus(
             name=name,
             default=name == settings.default_model,
-            ready=model_files.is_ready(catalog[name], settings),
+            ready=name in catalog and model_files.is_ready(catalog[name], settings),
             loaded=sum(name in info.loaded for info in workers.values()),
             waiting=count[name, books.WAITING],
             running=count[name, books.RUNNING],

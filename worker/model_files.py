@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -128,8 +129,11 @@ def _make(spec: ModelSpec, settings: Settings, progress: Progress) -> None:
     """Build the folder beside its place, then move it there in one step."""
     staging = settings.models_dir / f".{spec.name}.partial"
     shutil.rmtree(staging, ignore_errors=True)
-    work, model = staging / "work", staging / "model"
-    work.mkdir(parents=True)
+    staging.mkdir(parents=True)
+    # What a killed process has started may still write to where it was told to.
+    attempt = Path(tempfile.mkdtemp(dir=staging))
+    work, model = attempt / "work", attempt / "model"
+    work.mkdir()
     model.mkdir()
     try:
         match spec.source:

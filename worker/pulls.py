@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Final
 
 from redis import Redis
@@ -29,8 +30,12 @@ _MAX_ATTEMPTS: Final = 3
 class Pulls:
     """On the steward's thread, but for the fetching itself, which has one of its own."""
 
-    def __init__(self, redis: Redis, stock: Stock, worker: str) -> None:
+    def __init__(
+        self, redis: Redis, stock: Stock, worker: str, tell_stock: Callable[[], None]
+    ) -> None:
+        """`tell_stock` is called when there is a model more, before that is told."""
         self._redis = redis
+        self._tell_stock = tell_stock
         self._stock = stock
         self._worker = worker
         self._under_way: str | None = None
@@ -77,6 +82,7 @@ class Pulls:
         get_logger().info("pull ended", model=model, problem=error.code if error else "")
         while True:
             try:
+                self._tell_stock()
                 self._end(model, wish, error)
                 break
             except RedisError:

@@ -57,7 +57,7 @@ class Steward(SideThread):
         self._ledger = ledger
         self._loop = loop
         self._stock = stock
-        self._pulls = Pulls(redis, stock, worker)
+        self._pulls = Pulls(redis, stock, worker, self._tell_stock)
         self._on_served = on_served
         self._stopped = threading.Event()
         self._outcomes: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -104,7 +104,8 @@ class Steward(SideThread):
         # Also while no slot is free, and so nobody else looks: their time counts from now.
         self._ledger.hunger([name for name in models if name not in self._loop.loaded])
         self._pulls.look()
-        self._tell_stock()
+        if time.monotonic() - self._stock_told_at > STOCK_SECONDS:
+            self._tell_stock()
 
     def _keep(self, name: str) -> None:
         """Load a pinned model if need be, and if no worker has died of it again and again."""
@@ -113,12 +114,12 @@ class Steward(SideThread):
             return
         if now - self._pins_tried.get(name, -_PIN_PAUSE) < _PIN_PAUSE:
             return
-        self._pins_tried[name] = now
         deaths: Any = self._redis.hincrby(names.PIN_DEATHS, name, 1)
         if deaths > _MAX_DEATHS:
             self._redis.hincrby(names.PIN_DEATHS, name, -1)
             get_logger().error("workers died of a pinned model; not loaded", model=name)
             return
+        self._pins_tried[name] = now
 
         def told(error: MiniVaultError | None) -> None:
             if error is not None:
@@ -181,10 +182,7 @@ class Steward(SideThread):
                 raise
 
     def _tell_stock(self) -> None:
-        now = time.monotonic()
-        if now - self._stock_told_at < STOCK_SECONDS and not self._open_orders:
-            return
-        self._stock_told_at = now
+        self._stock_told_at = time.monotonic()
         self._redis.set(
             names.stock(self._worker), fleet.encode(self._stock.entries()), ex=STOCK_TTL
         )

@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from sse_starlette.event import ServerSentEvent
 
+from api.admission import json_only
 from api.caller import AdminDep, CallerDep
 from api.deps import StateDep
 from api.errors import StoppingError
@@ -22,7 +23,25 @@ from shared.errors import MiniVaultError, UnknownModelError
 
 router = APIRouter(tags=["models"])
 
-_REFUSALS: Final = ("admin_required", "unknown_model", "no_worker", "redis_unavailable")
+_REFUSALS: Final = (
+    "admin_required",
+    "unknown_model",
+    "unsupported_media_type",
+    "no_worker",
+    "redis_unavailable",
+)
+
+
+def _no_page(request: Request) -> None:
+    """Anybody's web page can send a bare POST here, but none of JSON without asking first.
+
+    Browsers name the page in `Origin`.
+    """
+    if "origin" in request.headers:
+        json_only(request)
+
+
+_DELIBERATE: Final = [Depends(_no_page)]
 _GOES_ON: Final[dict[int | str, dict[str, Any]]] = {
     202: {"description": "It goes on; ask again.", "model": ModelView}
 }
@@ -58,6 +77,7 @@ async def models(state: StateDep, caller: CallerDep) -> ModelsView:
 
 @router.post(
     "/models/{name}/load",
+    dependencies=_DELIBERATE,
     summary="Load a model, and serve it",
     responses=_GOES_ON | problems(*_REFUSALS, "model_unavailable", "no_place", "model_too_large"),
 )
@@ -72,8 +92,10 @@ async def load(name: str, state: StateDep, _: AdminDep, response: Response) -> M
 
 @router.post(
     "/models/{name}/unload",
+    dependencies=_DELIBERATE,
     summary="Unload a model",
-    responses=_GOES_ON | problems(*_REFUSALS, "model_pinned", "model_in_settings"),
+    responses=_GOES_ON
+    | problems(*_REFUSALS, "invalid_request", "model_pinned", "model_in_settings"),
 )
 async def unload(
     name: str,
@@ -114,9 +136,10 @@ async def unpin(name: str, state: StateDep, _: AdminDep) -> ModelView:
 
 @router.post(
     "/models/{name}/pull",
+    dependencies=_DELIBERATE,
     summary="Fetch a model, and watch",
-    response_class=StreamResponse,
-    responses=_PROGRESS | problems(*_REFUSALS, "stopping"),
+    response_class=Response,
+    responses=_PROGRESS | problems(*_REFUSALS, "invalid_request", "stopping"),
 )
 async def pull(
     name: str,

@@ -9,11 +9,13 @@ from schemathesis import Case
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from api.app import create_app
+from shared import fleet, names
+from shared.fleet import StockEntry
 from shared.redis import connect
 from shared.settings import Settings
 from tests.support.api import running_api
 from tests.support.clerk import running_clerk
-from tests.support.scripted_worker import scripted_worker, words
+from tests.support.scripted_worker import ScriptedWorker, scripted_worker, words
 
 CONFIG = {
     # The same cases every time: a failure here is one for everybody.
@@ -30,6 +32,8 @@ schema = schemathesis.openapi.from_dict(DOCUMENT, config=schemathesis.Config.fro
 def url(session_settings: Settings) -> Iterator[str]:
     with connect(session_settings, "test") as redis:
         redis.flushall()
+        stock = [StockEntry(session_settings.default_model, source="", ready=True)]
+        redis.set(names.stock(ScriptedWorker.NAME), fleet.encode(stock))
         with (
             scripted_worker(redis, session_settings.default_model, words("at", " once")),
             running_clerk(redis, session_settings.default_model),

@@ -68,6 +68,15 @@ def test_the_documented_rights_are_enough(restricted: Settings, admin: Redis) ->
             for path in ("/readyz", "/metrics", "/models", f"/jobs/{job}"):
                 assert httpx.get(f"{url}{path}").status_code == 200
             assert httpx.delete(f"{url}/jobs/{job}").status_code < 300
+            for method, action in (
+                ("POST", "load"),
+                ("PUT", "pin"),
+                ("DELETE", "pin"),
+                ("POST", "pull"),
+                ("POST", "unload?withdraw=true"),
+            ):
+                acted = httpx.request(method, f"{url}/models/distilgpt2/{action}", timeout=30)
+                assert acted.status_code == 200, (action, acted.text)
             dying.kill()
             workers.report(dying)
             for request in requests:

@@ -22,7 +22,10 @@ class Lenient:
 def running_clerk(redis: Redis, *models: str) -> Iterator[None]:
     crashes: list[str] = []
     clerk = Clerk(
-        redis, models=models, loader=lambda _: Lenient(), on_crash=lambda: crashes.append("died")
+        redis,
+        models=lambda: models,
+        loader=lambda _: Lenient(),
+        on_crash=lambda: crashes.append("died"),
     )
     clerk.start()
     try:

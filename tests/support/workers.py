@@ -30,7 +30,7 @@ from shared.store import Store
 from tests.support import traps
 from tests.support.poll import until
 from tests.support.stock import FakeStock
-from worker import finisher, heartbeat, intake, sweep
+from worker import finisher, heartbeat, intake, pulls, steward, sweep
 from worker.engine.fake import CodePoints
 from worker.models import LoadedModel
 from worker.monitor import Monitor
@@ -50,6 +50,8 @@ _HURRIED: Final[dict[ModuleType, dict[str, float]]] = {
     heartbeat: {"HEARTBEAT_TTL": 4, "INTERVAL": 0.5},
     sweep: {"INTERVAL": 1, "_STEADY_SECONDS": 1.5, "_LOST_SECONDS": 1.0, "_CHORES_EVERY": 2},
     finisher: {"_STORE_PAUSE": 1.0},
+    steward: {"INTERVAL": 0.3, "STOCK_SECONDS": 0.5},
+    pulls: {"LEASE_SECONDS": 3},
 }
 """Clocks of a worker whose tests can't wait: everything in proportion, a third of the time."""
 

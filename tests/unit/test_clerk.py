@@ -31,7 +31,7 @@ def answered(by: Clerk, model: str) -> Tokens | Refusal:
 
 
 def idle_clerk(loader: Loader, models: Sequence[str]) -> Clerk:
-    return Clerk(FakeRedis(), models=models, loader=loader, on_crash=pytest.fail)
+    return Clerk(FakeRedis(), models=lambda: models, loader=loader, on_crash=pytest.fail)
 
 
 def test_tokenizers_are_kept_in_bounded_number_the_least_recently_used_goes() -> None:
@@ -62,7 +62,7 @@ def test_models_are_served_in_turn() -> None:
         question = tokenizing.encode(Tokenize(model=model, prompt="x"))
         redis.set(names.question(str(number)), question)
         redis.rpush(names.questions(model), number)
-    made = Clerk(redis, models="ab", loader=Loader(), on_crash=pytest.fail)
+    made = Clerk(redis, models=lambda: "ab", loader=Loader(), on_crash=pytest.fail)
     for _ in range(2):
         made._serve_next()
     assert redis.exists(names.answer("0"), names.answer("50")) == 2

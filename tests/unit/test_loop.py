@@ -1,5 +1,6 @@
 """The loop around the engines, with fakes on both sides of it."""
 
+import queue
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -8,7 +9,7 @@ from typing import cast
 import pytest
 
 from shared.claim import Claim
-from shared.errors import ModelUnavailableError, PromptTooLongError
+from shared.errors import MiniVaultError, ModelUnavailableError, PromptTooLongError
 from shared.events import AnyEvent, Event, FinishReason, Loading, Started, Token
 from shared.job import GenerationRequest, SamplingParams
 from tests.support.poll import until
@@ -20,6 +21,8 @@ from worker.metrics import WorkerMetrics
 from worker.models import LoadedModel, Loader
 from worker.run import Outcome, Run
 from worker.shelf import Room
+
+MIB = 2**20
 
 
 class Published:
@@ -151,6 +154,11 @@ def job_run(
     )
 
 
+def code_of(published: Published, job_id: str) -> str:
+    error = published.outcomes[job_id].error
+    return error.code if error else ""
+
+
 def wait_for(published: Published, *job_ids: str) -> None:
     until(lambda: set(job_ids) <= set(published.outcomes), what=f"the ends of {job_ids}")
 
@@ -209,6 +217,84 @@ def test_a_busy_model_makes_room_for_one_that_waits(
     ends = list(published.outcomes)
     assert ends.index("a1") < ends.index("b") < ends.index("a2")
     assert (published.text("a1"), published.text("a2")) == ("x" * 100, "y" * 100)
+
+
+def test_a_pinned_model_stays_and_the_next_one_goes(
+    start: Callable[..., EngineLoop], published: Published
+) -> None:
+    loop = start(max_loaded_models=2)
+    loop.shelf.pinned = frozenset({"first"})
+    for job_id, model in (("a", "second"), ("b", "third"), ("c", "fourth")):
+        loop.submit(job_run(job_id, model=model))
+        wait_for(published, job_id)
+    assert loop.loaded == ("first", "fourth")
+    assert loop.shelf.swaps == 2
+    loop.shelf.pinned = frozenset({"first", "fourth"})
+    loop.submit(job_run("d", model="fifth"))
+    wait_for(published, "d")
+    assert code_of(published, "d") == "no_place"
+
+
+def test_what_never_fits_is_refused_and_nothing_goes_for_it(
+    start: Callable[..., EngineLoop], published: Published
+) -> None:
+    loop = start(room=Shelf(places=4, budget=1000 * MIB, second=300 * MIB, huge=2000 * MIB))
+    loop.submit(job_run("a", model="second"))
+    loop.submit(job_run("b", model="huge"))
+    wait_for(published, "a", "b")
+    assert code_of(published, "b") == "model_too_large"
+    error = published.outcomes["b"].error
+    assert error is not None
+    assert error.detail == (
+        "The model huge needs 2.02 GiB (1.95 GiB weights, 0.00 GiB KV cache); "
+        "MINIVAULT_MODEL_MEMORY leaves it 0.98 GiB."
+    )
+    assert loop.loaded == ("first", "second")
+    assert list(loop.shelf.refused) == ["huge"]
+
+
+def test_idle_models_go_until_the_next_one_fits(
+    start: Callable[..., EngineLoop], published: Published
+) -> None:
+    loop = start(room=Shelf(places=9, budget=1000 * MIB, second=300 * MIB, third=700 * MIB))
+    for job_id, model in (("a", "second"), ("b", "third")):
+        loop.submit(job_run(job_id, model=model))
+        wait_for(published, job_id)
+    assert loop.loaded == ("third",)
+    assert loop.shelf.swaps == 2
+
+
+def test_a_model_can_be_loaded_and_let_go_without_a_run(
+    start: Callable[..., EngineLoop], published: Published
+) -> None:
+    loop = start(max_loaded_models=3)
+    outcomes: queue.SimpleQueue[MiniVaultError | None] = queue.SimpleQueue()
+    for name in ("second", "second"):
+        loop.load(name, outcomes.put)
+        assert outcomes.get(timeout=10) is None
+    assert loop.loaded == ("first", "second")
+    loop.load("missing", outcomes.put)
+    assert isinstance(outcomes.get(timeout=10), ModelUnavailableError)
+    for name in ("second", "second", "never there"):
+        loop.unload(name, outcomes.put)
+        assert outcomes.get(timeout=10) is None
+    assert loop.loaded == ("first",)
+    assert loop.coming == ()
+
+
+def test_a_model_is_let_go_behind_its_runs_and_comes_back_for_the_next(
+    start: Callable[..., EngineLoop], published: Published
+) -> None:
+    loop = start()
+    gone = threading.Event()
+    loop.submit(job_run("long", "x" * 100))
+    until(lambda: len(published.text("long")) > 3, what="some tokens")
+    loop.unload("first", lambda _: gone.set())
+    loop.submit(job_run("next", "y" * 10))
+    assert gone.wait(10)
+    wait_for(published, "long", "next")
+    assert (published.text("long"), published.text("next")) == ("x" * 100, "y" * 10)
+    assert loop.loaded == ("first",)
 
 
 def test_runs_are_admitted_again_when_the_model_that_waited_can_not_be_loaded(
