@@ -64,7 +64,9 @@ class ModelAdmin(Client):
             self._http.stream("POST", _path(name, "pull"), params=query) as response,
         ):
             require_success(response)
-            yield from sse.parse(response.iter_bytes())
+            parser = sse.Parser()
+            for chunk in response.iter_bytes():
+                yield from parser.feed(chunk)
         # Whoever has read an end reads no further.
         raise ServiceUnavailableError(f"{self._url} has ended the stream.", lost=True)
 

@@ -17,13 +17,14 @@ from api.disconnect import while_connected
 from api.errors import StoppingError, failure
 from api.feed import Feed
 from api.openai.body import invalid
+from api.openai.chunks import PING
 from api.openai.exchange import JOBS_HEADER
 from api.openai.responses.body import ResponseBody
 from api.openai.responses.fold import ResponseFold
 from api.openai.responses.ids import response_id as name_of
 from api.openai.responses.inputs import items
 from api.openai.responses.records import Record, as_record, conversation, find, read
-from api.openai.responses.stream import ALL, SEPARATOR, frames
+from api.openai.responses.stream import ALL, frames
 from api.openai.responses.views import DeletedResponse, InputItemsView, ResponseView
 from api.openapi import ADMISSION_PROBLEMS, Responses, openai_errors
 from api.relay import Admission
@@ -142,7 +143,7 @@ async def create(
         return await _now(state, record, caller)
     if body.stream:
         events = frames(feed, record.fold(), padded=body.padded)
-        return StreamResponse(events, state.settings, separator=SEPARATOR)
+        return StreamResponse(events, state.settings, ping=PING)
     told = await while_connected(request, _whole(record, feed))
     if told.failure is not None:
         raise failure(told.failure)
@@ -196,7 +197,7 @@ async def retrieve(
 ) -> Any:
     """Numbers stay the same whoever tells them, and after a crash of whatever process."""
     if events is not None:
-        return StreamResponse(events, state.settings, separator=SEPARATOR)
+        return StreamResponse(events, state.settings, ping=PING)
     return await _now(state, record, caller)
 
 

@@ -16,7 +16,6 @@ from shared.errors import MiniVaultError
 
 ALL: Final = -1
 """As `after`: the client has nothing yet."""
-SEPARATOR: Final = "\n"
 _PADDED: Final = 64
 """Obfuscated events have sizes that are multiples of this."""
 
