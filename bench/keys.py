@@ -19,8 +19,8 @@ from shared.configuration import load_settings
 from shared.keybook import KeyBook
 from shared.keys import Token
 
-_KEYS: Final = 1000
-_LOOKS: Final = 5000
+_KEYS: Final = 200
+_LOOKS: Final = 1000
 _CROWD: Final = 100
 
 
