@@ -125,6 +125,30 @@ def _number_in_sqlite(connection: sa.Connection) -> None:
         )
         """
     )
+    # At least 128 for each millisecond, and more than the one before.
+    connection.exec_driver_sql(
+        """
+        INSERT INTO interactions
+        SELECT max(milliseconds * 128 - place) OVER (ORDER BY place) + place,
+               id, request_id, client, '', model, status, finish_reason, error, attempts,
+               prompt_tokens, 0, completion_tokens, queue_seconds, prefill_seconds,
+               decode_seconds, total_seconds, created_at, finished_at, parameters,
+               prompt, response
+        FROM (
+            SELECT *, row_number() OVER (ORDER BY milliseconds, id) AS place
+            FROM (
+                SELECT *, CAST(round((julianday(created_at) - 2440587.5) * 86400000) AS INTEGER)
+                              AS milliseconds
+                FROM old_interactions
+            )
+        )
+        """
+    )
+    connection.exec_driver_sql("DROP TABLE old_interactions")
+    _index_texts(connection)
+
+
+def _index_texts(connection: sa.Connection) -> None:
     # Three letters at a time: finds any part of any text, in any script. Without their positions
     # it is a third as large; `LIKE` looks at what it finds (docs/decisions/0029-history.md).
     connection.exec_driver_sql(
@@ -156,26 +180,7 @@ def _number_in_sqlite(connection: sa.Connection) -> None:
         connection.exec_driver_sql(
             f"CREATE TRIGGER interactions_{name} AFTER {event} BEGIN {action} END"
         )
-    # At least 128 for each millisecond, and more than the one before.
-    connection.exec_driver_sql(
-        """
-        INSERT INTO interactions
-        SELECT max(milliseconds * 128 - place) OVER (ORDER BY place) + place,
-               id, request_id, client, '', model, status, finish_reason, error, attempts,
-               prompt_tokens, 0, completion_tokens, queue_seconds, prefill_seconds,
-               decode_seconds, total_seconds, created_at, finished_at, parameters,
-               prompt, response
-        FROM (
-            SELECT *, row_number() OVER (ORDER BY milliseconds, id) AS place
-            FROM (
-                SELECT *, CAST(round((julianday(created_at) - 2440587.5) * 86400000) AS INTEGER)
-                              AS milliseconds
-                FROM old_interactions
-            )
-        )
-        """
-    )
-    connection.exec_driver_sql("DROP TABLE old_interactions")
+    connection.exec_driver_sql("INSERT INTO interactions_fts (interactions_fts) VALUES ('rebuild')")
 
 
 def _number_in_postgresql(connection: sa.Connection) -> None:

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from shared import history
 from shared.history import Filter, terms_of
 from shared.interaction import Interaction
 from shared.migrations import m001_interactions
@@ -180,7 +181,12 @@ def test_a_search_finds_parts_of_words_in_any_script(either: Settings) -> None:
     assert found("") == found("   ") == found('""') == "abcd"
 
 
-def test_a_search_and_filters_hold_together(either: Settings) -> None:
+@pytest.mark.parametrize("few", [2, 1000])
+def test_a_search_and_filters_hold_together(
+    either: Settings, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    """Whether the index is asked or the key's rows are read."""
+    monkeypatch.setattr(history, "_FEW", few)
     store = Store.open(either)
     for n in range(40):
         key = f"key-{n % 4}"
