@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
@@ -159,10 +158,6 @@ def _index_texts(connection: sa.Connection) -> None:
         )
         """
     )
-    if sqlite3.sqlite_version_info >= (3, 42):
-        connection.exec_driver_sql(
-            "INSERT INTO interactions_fts (interactions_fts, rank) VALUES ('secure-delete', 1)"
-        )
     add = (
         "INSERT INTO interactions_fts (rowid, prompt, response) "
         "VALUES (new.number, new.prompt, new.response);"
