@@ -18,6 +18,7 @@ from shared.interaction import Interaction
 from shared.migrations import m001_interactions
 from shared.numbering import PLACES_A_MILLISECOND
 from shared.settings import Settings
+from shared.settling import batches
 from shared.store import Store
 from shared.usage import Usage, UsageFilter, UsageKey
 from tests.support.postgres import Postgres
@@ -148,6 +149,14 @@ def test_no_row_is_missed_or_doubled_while_others_come_and_go(
     store.close()
     assert len(seen) == len(set(seen))
     assert stayed <= set(seen)
+
+
+def test_rows_are_written_in_bounded_batches() -> None:
+    sizes = [10, 600_000, 600_000, 3_000_000, 5, *[1] * 600]
+    rows = [row(f"{n}", prompt="x" * size, response="") for n, size in enumerate(sizes)]
+    assert [len(batch) for batch in batches(rows)] == [2, 1, 1, 250, 250, 101]
+    assert [each for batch in batches(rows) for each in batch] == rows
+    assert list(batches([])) == []
 
 
 # Searches
