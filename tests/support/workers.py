@@ -98,6 +98,8 @@ class Crew:
             PREFIX + "SLOTS": str(self._settings.slots),
             PREFIX + "METRICS_PORT": str(self._settings.metrics_port),
             PREFIX + "SHUTDOWN_GRACE": str(self._settings.shutdown_grace),
+            PREFIX + "STORE_TEXT": self._settings.store_text,
+            PREFIX + "HISTORY_DAYS": str(self._settings.history_days),
         }
         urls = {"REDIS_URL": self._settings.redis_url, "DATABASE_URL": self._settings.database_url}
         variables |= {PREFIX + name: url for name, url in urls.items() if url}
