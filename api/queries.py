@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, date, datetime
 from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from api.caller import Caller
+from api.cursor import PATTERN
 from shared.events import FinishReason
 from shared.history import Filter
 from shared.usage import UsageFilter
 
 _MAX_TEXT: Final = 256
 _MAX_PAGE: Final = 200
+_ISO: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 AnyFilter = TypeVar("AnyFilter", Filter, UsageFilter)
 
@@ -23,10 +26,21 @@ def _in_utc(moment: datetime) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
+def _iso(value: str) -> str:
+    """Numbers would be taken for seconds or for milliseconds, by their size."""
+    if not _ISO.match(value):
+        raise ValueError("Write it as in ISO 8601: 2026-11-25, or 2026-11-25T09:30:00Z.")
+    return value
+
+
+Day = Annotated[date, BeforeValidator(_iso), WithJsonSchema({"type": "string", "format": "date"})]
 Moment = Annotated[
     datetime,
+    BeforeValidator(_iso),
     AfterValidator(_in_utc),
-    WithJsonSchema({"type": "string", "format": "date-time"}),
+    WithJsonSchema(
+        {"type": "string", "anyOf": [{"format": "date-time"}, {"format": "date"}]},
+    ),
 ]
 Text = Annotated[str, Field(max_length=_MAX_TEXT)]
 
@@ -65,10 +79,10 @@ class PageQuery(Selection):
 
 class UsageQuery(_Query):
     model: Text | None = None
-    since: date | None = Field(None, description="This day or later, in UTC.")
-    until: date | None = Field(None, description="Before this day.")
-    cursor: Annotated[str, Field(max_length=8 * _MAX_TEXT)] | None = Field(
-        None, description="`next` of the page before this one."
+    since: Day | None = Field(None, description="This day or later, in UTC.")
+    until: Day | None = Field(None, description="Before this day.")
+    cursor: str | None = Field(
+        None, pattern=PATTERN, description="`next` of the page before this one."
     )
     limit: int = Field(100, ge=1, le=1000)
 

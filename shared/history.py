@@ -64,7 +64,7 @@ def read_page(
     """The newest rows with a smaller number than `before`."""
     terms = terms_of(wanted.search)
     # Few rows are looked at sooner than found among all that have the words.
-    indexed = () if _has_few(connection, wanted.key) else terms
+    indexed = [] if terms and _has_few(connection, wanted.key) else terms
     source = database.sought(INTERACTIONS, indexed)
     query = (
         sa.select(source.number.label("number"), *_COLUMNS)

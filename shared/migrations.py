@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
@@ -125,37 +124,6 @@ def _number_in_sqlite(connection: sa.Connection) -> None:
         )
         """
     )
-    # Three letters at a time: finds any part of any text, in any script. Without their positions
-    # it is a third as large; `LIKE` looks at what it finds (docs/decisions/0029-history.md).
-    connection.exec_driver_sql(
-        """
-        CREATE VIRTUAL TABLE interactions_fts USING fts5 (
-            prompt, response, content='interactions', content_rowid='number',
-            tokenize='trigram', detail='none', columnsize=0
-        )
-        """
-    )
-    if sqlite3.sqlite_version_info >= (3, 42):
-        connection.exec_driver_sql(
-            "INSERT INTO interactions_fts (interactions_fts, rank) VALUES ('secure-delete', 1)"
-        )
-    add = (
-        "INSERT INTO interactions_fts (rowid, prompt, response) "
-        "VALUES (new.number, new.prompt, new.response);"
-    )
-    remove = (
-        "INSERT INTO interactions_fts (interactions_fts, rowid, prompt, response) "
-        "VALUES ('delete', old.number, old.prompt, old.response);"
-    )
-    changed = "old.prompt <> new.prompt OR old.response <> new.response"
-    for name, event, action in (
-        ("added", "INSERT ON interactions", add),
-        ("removed", "DELETE ON interactions", remove),
-        ("changed", f"UPDATE ON interactions WHEN {changed}", remove + add),
-    ):
-        connection.exec_driver_sql(
-            f"CREATE TRIGGER interactions_{name} AFTER {event} BEGIN {action} END"
-        )
     # At least 128 for each millisecond, and more than the one before.
     connection.exec_driver_sql(
         """
@@ -176,6 +144,38 @@ def _number_in_sqlite(connection: sa.Connection) -> None:
         """
     )
     connection.exec_driver_sql("DROP TABLE old_interactions")
+    _index_texts(connection)
+
+
+def _index_texts(connection: sa.Connection) -> None:
+    # Three letters at a time: finds any part of any text, in any script. Without their positions
+    # it is a third as large; `LIKE` looks at what it finds (docs/decisions/0029-history.md).
+    connection.exec_driver_sql(
+        """
+        CREATE VIRTUAL TABLE interactions_fts USING fts5 (
+            prompt, response, content='interactions', content_rowid='number',
+            tokenize='trigram', detail='none', columnsize=0
+        )
+        """
+    )
+    add = (
+        "INSERT INTO interactions_fts (rowid, prompt, response) "
+        "VALUES (new.number, new.prompt, new.response);"
+    )
+    remove = (
+        "INSERT INTO interactions_fts (interactions_fts, rowid, prompt, response) "
+        "VALUES ('delete', old.number, old.prompt, old.response);"
+    )
+    changed = "old.prompt <> new.prompt OR old.response <> new.response"
+    for name, event, action in (
+        ("added", "INSERT ON interactions", add),
+        ("removed", "DELETE ON interactions", remove),
+        ("changed", f"UPDATE ON interactions WHEN {changed}", remove + add),
+    ):
+        connection.exec_driver_sql(
+            f"CREATE TRIGGER interactions_{name} AFTER {event} BEGIN {action} END"
+        )
+    connection.exec_driver_sql("INSERT INTO interactions_fts (interactions_fts) VALUES ('rebuild')")
 
 
 def _number_in_postgresql(connection: sa.Connection) -> None:

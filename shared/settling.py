@@ -6,7 +6,7 @@ until it has written.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias
 
@@ -28,7 +28,25 @@ _TOMBSTONES: Final = sa.table(
 MAX_ROWS: Final = 250
 """At a time: databases bound the parameters of a statement, and others wait for us."""
 
+_MAX_CHARACTERS: Final = 1_000_000
+"""Of the texts in a transaction: sent and indexed long before it is given up."""
+
 _Row: TypeAlias = Mapping[Any, Any]
+
+
+def batches(rows: Iterable[Interaction]) -> Iterator[list[Interaction]]:
+    """What is written in a transaction; at least one row."""
+    batch: list[Interaction] = []
+    characters = 0
+    for row in rows:
+        size = len(row.prompt) + len(row.response)
+        if len(batch) == MAX_ROWS or (batch and characters + size > _MAX_CHARACTERS):
+            yield batch
+            batch, characters = [], 0
+        batch.append(row)
+        characters += size
+    if batch:
+        yield batch
 
 
 def write(connection: sa.Connection, database: Database, rows: Sequence[Interaction]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -79,11 +79,9 @@ class SQLite(Database):
 
     def scrub(self) -> None:
         """Empty the log beside the file, where it still is: at once, or not if anybody reads."""
-        connection = sqlite3.connect(self.engine.url.database or ":memory:", timeout=0)
-        try:
-            connection.execute("PRAGMA wal_checkpoint = TRUNCATE")
-        finally:
-            connection.close()
+        line = sqlite3.connect(self.engine.url.database or ":memory:", timeout=0)
+        with closing(line), suppress(sqlite3.OperationalError):  # locked; the next one does it
+            line.execute("PRAGMA wal_checkpoint = TRUNCATE")
 
     def identity(self) -> tuple[int, int] | None:
         """Device and inode; None if it is in no file, or the file is gone."""

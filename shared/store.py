@@ -16,7 +16,7 @@ from shared.history import Filter, Page, conditions, read_one, read_page
 from shared.interaction import Interaction, without_text
 from shared.logging import get_logger
 from shared.settings import Settings
-from shared.settling import MAX_ROWS, forget_deleted, remove, write
+from shared.settling import MAX_ROWS, batches, forget_deleted, remove, write
 from shared.usage import Usage, UsageFilter, UsageKey, key_of, read_usage
 
 _PAGE: Final = 200
@@ -49,19 +49,18 @@ class Store:
         return cls(database, with_text=settings.store_text == "on")
 
     def save(self, rows: Sequence[Interaction]) -> None:
-        """Write rows in one transaction. A job's second row replaces its first.
+        """Write rows, in transactions of bounded size. A job's second row replaces its first.
 
         Not one of a later attempt: a worker that was thought dead may wake right here. Nor does
         it bring back what was deleted.
 
         Raises:
-            StoreError: the database refused; nothing was written.
+            StoreError: the database refused; write all of them again.
         """
         new = {row.id: row if self._with_text else without_text(row) for row in rows}
-        ordered = [new[job_id] for job_id in sorted(new)]
-        with self._writing() as connection:
-            for begin in range(0, len(ordered), MAX_ROWS):
-                write(connection, self._database, ordered[begin : begin + MAX_ROWS])
+        for batch in batches(new.values()):
+            with self._writing() as connection:
+                write(connection, self._database, batch)
 
     def page(self, wanted: Filter, *, before: int | None = None, limit: int = 20) -> Page:
         """The newest rows with a smaller number than `before`.

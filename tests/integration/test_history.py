@@ -12,11 +12,13 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from shared import history
 from shared.history import Filter, terms_of
 from shared.interaction import Interaction
 from shared.migrations import m001_interactions
 from shared.numbering import PLACES_A_MILLISECOND
 from shared.settings import Settings
+from shared.settling import batches
 from shared.store import Store
 from shared.usage import Usage, UsageFilter, UsageKey
 from tests.support.postgres import Postgres
@@ -149,6 +151,14 @@ def test_no_row_is_missed_or_doubled_while_others_come_and_go(
     assert stayed <= set(seen)
 
 
+def test_rows_are_written_in_bounded_batches() -> None:
+    sizes = [10, 600_000, 600_000, 3_000_000, 5, *[1] * 600]
+    rows = [row(f"{n}", prompt="x" * size, response="") for n, size in enumerate(sizes)]
+    assert [len(batch) for batch in batches(rows)] == [2, 1, 1, 250, 250, 101]
+    assert [each for batch in batches(rows) for each in batch] == rows
+    assert list(batches([])) == []
+
+
 # Searches
 
 
@@ -180,7 +190,12 @@ def test_a_search_finds_parts_of_words_in_any_script(either: Settings) -> None:
     assert found("") == found("   ") == found('""') == "abcd"
 
 
-def test_a_search_and_filters_hold_together(either: Settings) -> None:
+@pytest.mark.parametrize("few", [2, 1000])
+def test_a_search_and_filters_hold_together(
+    either: Settings, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    """Whether the index is asked or the key's rows are read."""
+    monkeypatch.setattr(history, "_FEW", few)
     store = Store.open(either)
     for n in range(40):
         key = f"key-{n % 4}"

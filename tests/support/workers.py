@@ -113,6 +113,8 @@ class Crew:
             PREFIX + "MODEL_PATIENCE": str(self._settings.model_patience),
             PREFIX + "METRICS_PORT": str(self._settings.metrics_port),
             PREFIX + "SHUTDOWN_GRACE": str(self._settings.shutdown_grace),
+            PREFIX + "STORE_TEXT": self._settings.store_text,
+            PREFIX + "HISTORY_DAYS": str(self._settings.history_days),
         }
         urls = {"REDIS_URL": self._settings.redis_url, "DATABASE_URL": self._settings.database_url}
         variables |= {PREFIX + name: url for name, url in urls.items() if url}
