@@ -7,6 +7,8 @@ import pytest
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from api.errors import FieldProblem
+from api.openai.chat_body import ChatBody
+from api.openai.completion_body import CompletionBody
 from api.openai.content import TextContent
 from api.openai.errors import openai_error, openai_status, speaks_openai
 from api.openai.fields import STRICT, refused
@@ -157,3 +159,10 @@ def test_formats_become_grammars() -> None:
 def test_a_format_that_is_none(format_: Any) -> None:
     with pytest.raises(ValidationError):
         Body(response_format=format_)
+
+
+def test_bounds_are_in_the_documents_own_words() -> None:
+    """pydantic writes `ge` for bounds that stand outside a validator, which no reader knows."""
+    document = json.dumps([ChatBody.model_json_schema(), CompletionBody.model_json_schema()])
+    assert '"minimum": 1' in document
+    assert not any(f'"{word}":' in document for word in ("ge", "gt", "le", "lt"))
