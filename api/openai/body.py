@@ -22,7 +22,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from api.errors import FieldProblem, InvalidRequestError
 from api.openai.fields import STRICT
-from api.schemas import MAX_SEED, Priority, Stop, TopK, Whole, fingerprint
+from api.schemas import MAX_SEED, Int64, OneTo64, Priority, Stop, TopK, fingerprint
 from shared.job import Grammar, SamplingParams, new_seed
 
 MAX_CHOICES: Final = 64
@@ -31,7 +31,6 @@ _MAX_BIASES: Final = 300
 _MAX_TOKEN_ID: Final = 9_999_999
 """More than any vocabulary has."""
 _MAX_BIAS: Final = 100
-_INT64: Final = 2**63
 
 ONLY_STREAMS_HAVE_OPTIONS: Final[JsonDict] = {
     "anyOf": [
@@ -104,17 +103,13 @@ class Body(BaseModel):
     logit_bias: Annotated[dict[int, float], _LogitBias()] | None = Field(
         None, description="Token ids of this model, and what is added to their logits."
     )
-    seed: Whole | None = Field(
+    seed: Int64 | None = Field(
         None,
-        ge=-_INT64,
-        lt=_INT64,
         description="Same seed, same response. Absent: one is chosen. Further choices draw from "
         "seeds that follow from it.",
     )
     stop: Stop | None = Field(None, description="At most 8; they are not in the response.")
-    n: Whole | None = Field(
-        None, ge=1, le=MAX_CHOICES, description="Choices, each a job of its own. Absent: 1."
-    )
+    n: OneTo64 | None = Field(None, description="Choices, each a job of its own. Absent: 1.")
     stream: bool | None = Field(None, description="Chunks as they are generated.")
     stream_options: StreamOptions | None = Field(None, description="Only with `stream`.")
     user: str | None = Field(None, description="Ignored: limits are counted for the caller.")

@@ -13,11 +13,10 @@ from api.openai.body import ONLY_STREAMS_HAVE_OPTIONS, Body, bounded
 from api.openai.content import TextContent
 from api.openai.fields import STRICT, refused, unsupported
 from api.openai.formats import ChatFormat
-from api.schemas import MaxTokens, Whole
+from api.schemas import MaxTokens, UpTo20
 from shared.job import Message
 from shared.settings import Settings
 
-_MAX_TOP: Final = 20
 _NO_TOOLS: Final = "No tools are called here."
 _EXAMPLE: Final[JsonDict] = {
     "model": "smollm2-135m",
@@ -92,8 +91,8 @@ class ChatBody(Body):
         None, description="What the response has to be. Absent: text."
     )
     logprobs: bool | None = Field(None, description="Tell each token's log probability.")
-    top_logprobs: Whole | None = Field(
-        None, ge=0, le=_MAX_TOP, description="And those of the likeliest. Needs `logprobs`."
+    top_logprobs: UpTo20 | None = Field(
+        None, description="And those of the likeliest. Needs `logprobs`."
     )
 
     metadata: Annotated[dict[_MetadataKey, _MetadataValue], Field(max_length=16)] | None = Field(

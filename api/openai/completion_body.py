@@ -27,12 +27,11 @@ from api.openai.body import (
 )
 from api.openai.content import checked
 from api.openai.fields import refused, unsupported
-from api.schemas import MaxTokens, Whole
+from api.schemas import MaxTokens, UpTo5
 from shared.settings import Settings
 
 DEFAULT_MAX_TOKENS: Final = 16
 """OpenAI's."""
-_MAX_TOP: Final = 5
 _MAX_TOKEN: Final = 2**31 - 1
 _EXAMPLE: Final[JsonDict] = {
     "model": "smollm2-135m",
@@ -125,8 +124,8 @@ class CompletionBody(Body):
         description="It goes to the model as it is, without a chat template."
     )
     max_tokens: MaxTokens | None = Field(None, description=f"Absent: {DEFAULT_MAX_TOKENS}.")
-    logprobs: Whole | None = Field(
-        None, ge=0, le=_MAX_TOP, description="Tell this many of the likeliest tokens, at each."
+    logprobs: UpTo5 | None = Field(
+        None, description="Tell this many of the likeliest tokens, at each."
     )
     echo: bool | None = Field(
         None,

@@ -7,6 +7,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeAlias
 
+from redis.exceptions import RedisError
+
 from api.errors import JobCancelledError, StoppingError, failure
 from api.feed import Feed
 from api.relay import Admission, Relay
@@ -130,7 +132,7 @@ async def submitted(relay: Relay, admissions: Sequence[Admission]) -> AsyncItera
             room = admission._replace(followed_by=len(admissions) - number - 1)
             try:
                 feeds.append(await stack.enter_async_context(relay.submit(room)))
-            except MiniVaultError:
+            except (MiniVaultError, RedisError):
                 await relay.withdraw(
                     each
                     for each, feed in zip(admissions, feeds, strict=False)

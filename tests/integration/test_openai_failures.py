@@ -131,13 +131,10 @@ def test_a_job_that_fails_at_once(
 def test_a_job_that_fails_in_mid_stream(url: str, worker: ScriptedWorker, n: int) -> None:
     worker.script = failing("worker_lost", "half", " an")
     said: list[str] = []
-
-    def listen(chunks: Any) -> None:
-        for chunk in chunks:
-            said.append(chunk.choices[0].delta.content)
-
-    with sdk(url) as client, pytest.raises(openai.APIError) as caught:
-        listen(client.chat.completions.create(**CHAT, n=n, stream=True))
+    with sdk(url) as client:
+        chunks = client.chat.completions.create(**CHAT, n=n, stream=True)
+        with pytest.raises(openai.APIError) as caught:
+            said.extend(chunk.choices[0].delta.content or "" for chunk in chunks)
     assert "".join(said).startswith("half")
     assert (caught.value.code, caught.value.type) == ("worker_lost", "server_error")
     assert stream(url, CHAT)[-1][1].keys() == {"error"}

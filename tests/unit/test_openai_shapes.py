@@ -7,6 +7,8 @@ import pytest
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from api.errors import FieldProblem
+from api.openai.chat_body import ChatBody
+from api.openai.completion_body import CompletionBody
 from api.openai.content import TextContent
 from api.openai.errors import openai_error, openai_status, speaks_openai
 from api.openai.fields import STRICT, refused
@@ -174,3 +176,10 @@ def test_a_schema_is_only_so_deep(depth: int, *, fits: bool) -> None:
         assert not fits
     else:
         assert fits
+
+
+def test_bounds_are_in_the_documents_own_words() -> None:
+    """pydantic writes `ge` for bounds that stand outside a validator, which no reader knows."""
+    document = json.dumps([ChatBody.model_json_schema(), CompletionBody.model_json_schema()])
+    assert '"minimum": 1' in document
+    assert not any(f'"{word}":' in document for word in ("ge", "gt", "le", "lt"))
