@@ -21,7 +21,7 @@ STORY: dict[str, Any] = {
     "max_output_tokens": 150,
     "temperature": 0,
 }
-DEATHS = [(50, ["worker"]), (150, ["api"]), (250, ["worker", "api"]), (350, ["api", "worker"])]
+DEATHS = [(60, ["worker"]), (160, ["api"]), (280, ["worker", "api"])]
 """Characters after which these are killed."""
 
 
@@ -40,7 +40,7 @@ def test_every_event_comes_once_across_deaths_of_worker_and_api(
         events: list[ResponseStreamEvent] = []
         deaths = list(DEATHS)
         response_id, said, reconnections = "", "", 0
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 150
         while not events or events[-1].type not in {"response.completed", "response.incomplete"}:
             assert time.monotonic() < deadline, stack.logs()
             try:
@@ -66,7 +66,7 @@ def test_every_event_comes_once_across_deaths_of_worker_and_api(
             except APIConnectionError:
                 time.sleep(0.1)  # as a client does; the loop has a deadline
         assert not deaths
-        assert reconnections >= 3
+        assert reconnections >= 2
         assert [event.sequence_number for event in events] == list(range(len(events)))
         assert said == undisturbed.output_text
         final = client.responses.retrieve(response_id)

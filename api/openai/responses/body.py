@@ -23,7 +23,7 @@ from api.openai.responses import note
 from api.openai.responses.inputs import Input
 from api.openai.responses.note import ResponseNote
 from api.openai.responses.text import TextConfig
-from api.schemas import MaxTokens, Priority, Seed, Stop, TopK, fingerprint
+from api.schemas import MaxTokens, Priority, Seed, Stop, TopK, Whole, fingerprint
 from shared.job import Message, SamplingParams, new_seed
 
 LOGPROBS: Final = "message.output_text.logprobs"
@@ -109,8 +109,10 @@ class ResponseBody(BaseModel):
     include: list[Literal["message.output_text.logprobs"]] | None = Field(
         None, description="Log probabilities are all that can be had in addition."
     )
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = Field(
+    top_logprobs: Whole | None = Field(
         None,
+        ge=0,
+        le=20,
         description="How many of the likeliest tokens are told at each place; asks for the "
         "log probabilities by itself.",
     )
@@ -133,11 +135,11 @@ class ResponseBody(BaseModel):
     prompt_cache_key: _Label | None = Field(
         None, description="Ignored, and repeated: prefixes are found by themselves."
     )
-    prompt_cache_retention: Annotated[
-        None, refused("Prefixes are kept in memory.", "in_memory")
-    ] = None
-    prompt_cache_options: Annotated[None, refused("Prefixes are found and kept by themselves.")] = (
-        None
+    prompt_cache_options: ResponseCacheOptions | None = Field(
+        None, description="Ignored: what is cached does not change what is generated."
+    )
+    prompt_cache_retention: Literal["in_memory", "24h"] | None = Field(
+        None, description="Ignored, likewise."
     )
     service_tier: Annotated[
         None, refused("There is one tier; `priority` is a field here.", "auto", "default")
