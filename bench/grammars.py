@@ -92,11 +92,14 @@ def generate(model: LoadedModel, wanted: Sequence[EngineRequest]) -> dict[str, s
 
 def _report_fit(model: LoadedModel, seeds: Sequence[int], max_tokens: int) -> None:
     wanted = requests(model, seeds, max_tokens)
-    found = complaints(generate(model, wanted))
+    began = time.perf_counter()
+    texts = generate(model, wanted)
+    seconds = time.perf_counter() - began
+    found = complaints(texts)
     for complaint in found:
         print(complaint)
     wrong = {complaint.partition(":")[0] for complaint in found}
-    print(f"{len(wanted) - len(wrong)} of {len(wanted)} responses fit their schemas.")
+    print(f"{len(texts) - len(wrong)} of {len(texts)} responses fit, made in {seconds:.0f} s.")
 
 
 def _report_cost(model: LoadedModel, rounds: int, tokens: int = 96, batch: int = 8) -> None:
