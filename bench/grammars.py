@@ -102,7 +102,7 @@ def _report_fit(model: LoadedModel, seeds: Sequence[int], max_tokens: int) -> No
     print(f"{len(texts) - len(wrong)} of {len(texts)} responses fit, made in {seconds:.0f} s.")
 
 
-def _report_cost(model: LoadedModel, rounds: int, tokens: int = 96, batch: int = 8) -> None:
+def _report_cost(model: LoadedModel, rounds: int, tokens: int = 64, batch: int = 8) -> None:
     """Tokens a second of a batch without, with and half with a grammar, in turn."""
     kinds = {"free": 0, "half constrained": batch // 2, "constrained": batch}
     rates: dict[str, list[float]] = {kind: [] for kind in kinds}

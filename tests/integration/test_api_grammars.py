@@ -94,7 +94,7 @@ BADLY_FORMED: dict[str, Any] = {
     "unknown type": {"type": "xml"},
     "no schema": {"type": "json_schema"},
     "schema of another kind": schema([1]),
-    "boolean schema": schema(True),  # noqa: FBT003
+    "boolean schema": schema(True),
     "too deep": schema(nested(100)),
     "not a number": b'{"prompt":"x","response_format":{"type":"json_schema","schema":{"a":NaN}}}',
     "surplus": {"type": "text", "schema": {}},
