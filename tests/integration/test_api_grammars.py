@@ -85,6 +85,7 @@ IMPOSSIBLE: dict[str, Any] = {
     "backreference": {"type": "regex", "pattern": r"(a)\1"},
     "unclosed": {"type": "regex", "pattern": "("},
     "matches nothing": {"type": "regex", "pattern": r"[^\s\S]"},
+    "a hundred thousand": {"type": "regex", "pattern": "a{100000}"},
     "a billion": {"type": "regex", "pattern": "a{1000000000}"},
     "nested repetition": {"type": "regex", "pattern": "(" * 20 + "a" + "){1,9}" * 20},
     "deep": {"type": "regex", "pattern": "(" * 1500 + "a" + ")" * 1500},
