@@ -57,6 +57,7 @@ def requests(model: LoadedModel, seeds: Sequence[int], max_tokens: int) -> list[
                 max_tokens=max_tokens,
                 temperature=0.8 if seed else 0,
                 seed=seed,
+                frequency_penalty=2,  # else a small model nests without end where it may
                 grammar=Grammar(GrammarKind.JSON_SCHEMA, json.dumps(schema)),
             )
             ids = _encode(model, f"{prompt} Answer in JSON.", params)

@@ -169,7 +169,7 @@ SCHEMAS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
         ),
     ),
     "recursive-list": (
-        "Write a list of three numbers as linked nodes.",
+        "Write the number 7 as the only node of a list: its next is null.",
         {
             "$defs": {
                 "node": _object(
@@ -181,7 +181,7 @@ SCHEMAS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
         },
     ),
     "recursive-tree": (
-        "Draw up a small organisation chart.",
+        "Name one department. It has no units.",
         {
             "$defs": {
                 "unit": _object(name=_NAME, units=_list({"$ref": "#/$defs/unit"}, most=2)),
