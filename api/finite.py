@@ -112,11 +112,11 @@ def _inner_first(root: Any) -> list[dict[str, Any]]:
 def is_deeper(document: Any, levels: int) -> bool:
     """Whether a JSON value has more levels of braces and brackets than these."""
     layer = [document]
-    for _ in range(levels + 1):
+    for _ in range(levels):
         layer = [child for node in layer for child in parts(node)]
         if not layer:
             return False
-    return True
+    return any(isinstance(node, dict | list) for node in layer)
 
 
 def parts(node: Any) -> list[Any]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
@@ -16,9 +18,11 @@ import msgspec
 from api.grammar_process import CPU_SECONDS
 from shared.errors import InvalidGrammarError
 from shared.job import Grammar
+from shared.settings import PREFIX
 
 _REMEMBERED: Final = 256
-_COMMAND: Final = (sys.executable, "-m", "api.grammar_process")
+_COMMAND: Final = (sys.executable, "-P", "-m", "api.grammar_process")
+_CODE: Final = Path(__file__).parents[1]
 
 
 class GrammarCheck:
@@ -71,12 +75,17 @@ class GrammarCheck:
         raise InvalidGrammarError("This grammar can't be examined.")
 
     def _start(self) -> subprocess.Popen[bytes]:
+        # It needs none of our settings, with their passwords, and nothing of the folder we are in.
+        variables = {
+            name: value for name, value in os.environ.items() if not name.startswith(PREFIX)
+        }
         # In a session of its own: what a terminal sends to all is for the API alone.
         self._process = subprocess.Popen(  # noqa: S603  (our own module)
             _COMMAND,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            env={**variables, "PYTHONPATH": str(_CODE)},
             start_new_session=True,
         )
         return self._process

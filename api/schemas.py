@@ -243,7 +243,10 @@ class GenerateBody(BaseModel):
         None,
         description="Tell each token's log probability, and those of this many likeliest ones.",
     )
-    logit_bias: Annotated[dict[TokenId, Bias], Field(max_length=300)] = Field(
+    logit_bias: Annotated[
+        dict[TokenId, Bias],
+        Field(max_length=300, json_schema_extra={"additionalProperties": False}),
+    ] = Field(
         default_factory=dict,
         description="Added to the logits of tokens, by their ids: -100 forbids one, 100 forces it.",
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 _NAME: Final = {"type": "string", "minLength": 1, "maxLength": 24}
+_COUNT: Final = {"type": "integer", "minimum": 0, "maximum": 9999}
+"""A small model that may write digits without end does."""
 _LINE: Final = {"type": "string", "maxLength": 60}
 
 
@@ -34,7 +36,7 @@ SCHEMAS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
             address=_object(
                 street=_NAME,
                 city=_NAME,
-                geo=_object(lat={"type": "integer"}, lon={"type": "integer"}),
+                geo=_object(lat=_COUNT, lon=_COUNT),
             ),
         ),
     ),
@@ -46,7 +48,7 @@ SCHEMAS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
         "Pick a value.",
         _object(value={"enum": ["one", 2, None, True, [3], {"four": 4}]}),
     ),
-    "const": ("Report an event.", _object(kind={"const": "event"}, level={"type": "integer"})),
+    "const": ("Report an event.", _object(kind={"const": "event"}, level=_COUNT)),
     "array": ("List three colours.", _object(colours=_list(_NAME, most=3, least=3))),
     "array-of-objects": (
         "Write a shopping list.",
@@ -62,7 +64,7 @@ SCHEMAS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
         "Name a city with its population.",
         {
             "type": "array",
-            "prefixItems": [_NAME, {"type": "integer", "minimum": 0}],
+            "prefixItems": [_NAME, _COUNT],
             "items": False,
             "minItems": 2,
         },
@@ -79,17 +81,17 @@ SCHEMAS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     ),
     "union": (
         "Answer with a number or a word.",
-        _object(answer={"anyOf": [{"type": "integer"}, _NAME, {"type": "null"}]}),
+        _object(answer={"anyOf": [_COUNT, _NAME, {"type": "null"}]}),
     ),
     "tagged-union": (
         "Describe a shape.",
         {
             "anyOf": [
-                _object(shape={"const": "circle"}, radius={"type": "integer", "minimum": 1}),
+                _object(shape={"const": "circle"}, radius=_COUNT),
                 _object(
                     shape={"const": "rectangle"},
-                    width={"type": "integer", "minimum": 1},
-                    height={"type": "integer", "minimum": 1},
+                    width=_COUNT,
+                    height=_COUNT,
                 ),
             ]
         },
@@ -139,7 +141,11 @@ SCHEMAS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
         "Describe a pet.",
         {
             "type": "object",
-            "properties": {"name": _NAME, "kind": _NAME, "age": {"type": ["integer", "null"]}},
+            "properties": {
+                "name": _NAME,
+                "kind": _NAME,
+                "age": {"type": ["integer", "null"], "minimum": 0, "maximum": 40},
+            },
             "required": ["name"],
             "additionalProperties": False,
         },
@@ -157,13 +163,13 @@ SCHEMAS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "numbers": (
         "Measure something.",
         _object(
-            share={"type": "number", "minimum": 0, "maximum": 1},
+            share={"type": "number", "minimum": 0, "maximum": 1, "multipleOf": 0.25},
             even={"type": "integer", "multipleOf": 2, "minimum": 0, "maximum": 1000},
             below={"type": "integer", "exclusiveMaximum": 0, "minimum": -50},
         ),
     ),
     "recursive-list": (
-        "Write a list of three numbers as linked nodes.",
+        "Write the number 7 as the only node of a list: its next is null.",
         {
             "$defs": {
                 "node": _object(
@@ -175,7 +181,7 @@ SCHEMAS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
         },
     ),
     "recursive-tree": (
-        "Draw up a small organisation chart.",
+        "Name one department. It has no units.",
         {
             "$defs": {
                 "unit": _object(name=_NAME, units=_list({"$ref": "#/$defs/unit"}, most=2)),

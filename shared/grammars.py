@@ -9,15 +9,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, grammar_from
-from llguidance._util import TokenId
 
 from shared.errors import InvalidGrammarError
 from shared.job import Grammar, GrammarKind
 
-_LAYOUT: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+if TYPE_CHECKING:
+    from llguidance._lib import JsonCompileOptions
+
+_LAYOUT: Final[JsonCompileOptions] = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+}
 """As Python writes JSON. Where any white space is allowed, small models write nothing else."""
 
 _ANY_OBJECT: Final = '{"type": "object"}'
@@ -59,8 +65,8 @@ def byte_tokenizer() -> LLTokenizer:
 
 
 class _Bytes:
-    eos_token_id: TokenId = BYTES_EOS
-    bos_token_id: TokenId | None = None
+    eos_token_id: int = BYTES_EOS
+    bos_token_id: int | None = None
     special_token_ids: Sequence[int] = (BYTES_EOS,)
     is_tokenizer_wrapper = True
 

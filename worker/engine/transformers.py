@@ -123,7 +123,7 @@ class TransformersEngine:
 
     def _ready(self) -> list[Sequence]:
         """What can go on. Waits only where nothing else can."""
-        if not any(s.is_ready for s in self._running):
+        if self._running and not any(s.is_ready for s in self._running):
             self._running[0].take_prepared()
         ready = [s for s in self._running if s.is_ready]
         for sequence in ready:
