@@ -16,7 +16,7 @@ MAX_TOKEN: Final = 2**31 - 1
 
 
 def _whole(value: object) -> object:
-    """As for single integers, of which 1.0 is one: only if there are any such, for it takes time."""
+    """As for single integers, of which 1.0 is one. Most lists have none, and that is soon seen."""
     if isinstance(value, list) and float in set(map(type, value)):
         return [int(v) if isinstance(v, float) and v.is_integer() else v for v in value]
     return value
