@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Final, Self
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field
 from pydantic.config import JsonDict
 
 from api.errors import FieldProblem, InvalidRequestError
@@ -14,7 +14,19 @@ from shared.tokenizing import Detokenize, Tokenize
 
 MAX_TOKEN: Final = 2**31 - 1
 
-TokenId = Annotated[int, Field(ge=0, le=MAX_TOKEN)]
+
+def _whole(value: object) -> object:
+    """As for single integers, of which 1.0 is one. Most lists have none, and that is soon seen."""
+    if isinstance(value, list) and float in set(map(type, value)):
+        return [int(v) if isinstance(v, float) and v.is_integer() else v for v in value]
+    return value
+
+
+TokenIds = Annotated[
+    list[Annotated[int, Field(ge=0, le=MAX_TOKEN)]],
+    FailFast(),  # the first wrong one is enough: there may be hundreds of thousands
+    BeforeValidator(_whole),
+]
 
 _COMBINATIONS: Final[JsonDict] = {
     "oneOf": [
@@ -94,8 +106,7 @@ class DetokenizeBody(BaseModel):
         extra="forbid", strict=True, json_schema_extra={"examples": [{"tokens": [504, 3575]}]}
     )
 
-    # The first wrong one is enough: there may be hundreds of thousands.
-    tokens: Annotated[list[TokenId], FailFast()] = Field(description="Ids of the model's tokens.")
+    tokens: TokenIds = Field(description="Ids of the model's tokens.")
     model: str | None = Field(
         None, description="A name from `GET /models`. Absent: the default model."
     )

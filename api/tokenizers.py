@@ -91,5 +91,7 @@ class Tokenizers:
             async with in_time():
                 found = await self._redis.blpop([names.answer(question_id)], _WAIT_SECONDS)
             if found is not None:
-                return tokenizing.decode_answer(found[1])
+                _, raw = found
+                assert isinstance(raw, bytes)
+                return tokenizing.decode_answer(raw)
         raise NoWorkerError("No worker has answered in time.")

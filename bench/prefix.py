@@ -121,7 +121,7 @@ def _report_texts(url: str, size: int) -> None:
 
 
 async def _stream_beside(url: str, text: str) -> tuple[list[Stream], int]:
-    """Four streams; beside them `text` is sent again and again, unless it is empty."""
+    """Two streams; beside them `text` is sent again and again, unless it is empty."""
     answered = 0
 
     async def hammer() -> None:
@@ -131,7 +131,7 @@ async def _stream_beside(url: str, text: str) -> tuple[list[Stream], int]:
             answered += 1
 
     hammering = asyncio.create_task(hammer())
-    bodies = [json.dumps({"prompt": p, "max_tokens": 128, "temperature": 0}) for p in prompts(4)]
+    bodies = [json.dumps({"prompt": p, "max_tokens": 96, "temperature": 0}) for p in prompts(2)]
     streams = await asyncio.gather(*(service.stream(url, body.encode()) for body in bodies))
     text = ""
     await hammering

@@ -54,7 +54,7 @@ class Clerk(SideThread):
         self._stopped = threading.Event()
 
     def stop(self) -> None:
-        """Answer what was taken, and take no more. `join` waits for that."""
+        """Answer what was taken, and take no more. Whoever `join`s waits for that."""
         self._stopped.set()
 
     def run(self) -> None:
@@ -78,7 +78,9 @@ class Clerk(SideThread):
         found = self._redis.blpop(lines, timeout=_POLL_SECONDS)
         if found is None:
             return
-        question_id = found[1].decode()
+        _, popped = found
+        assert isinstance(popped, bytes)
+        question_id = popped.decode()
         raw = self._redis.getdel(names.question(question_id))
         if not isinstance(raw, bytes):  # nobody waits for it any more
             return

@@ -42,6 +42,9 @@ _STUCK_SECONDS: Final = 120.0
 _CLOSING_SECONDS: Final = 2.0
 """Of the grace time, for the step under way, what is not yet in the logs, and handing back."""
 
+_FAREWELL_SECONDS: Final = 1.0
+"""For the clerk's last answer. A long text takes longer, and may be sent again."""
+
 
 class WorkerService:
     """RQ's loop on the calling thread; the others of docs/architecture.md beside it."""
@@ -239,7 +242,7 @@ class WorkerService:
         self._finisher.close()
         self._attempts.hand_back(run for run in unfinished if not run.fenced)
         self._heartbeat.stop()
-        self._clerk.join()
+        self._clerk.join(_FAREWELL_SECONDS)
 
     def _accuse(self, run: Run) -> None:
         try:

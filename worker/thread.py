@@ -20,9 +20,10 @@ class SideThread(ABC):
     def start(self) -> None:
         self._thread.start()
 
-    def join(self) -> None:
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for its end, or for so many seconds."""
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(timeout)
 
     @abstractmethod
     def run(self) -> None: ...

@@ -47,7 +47,8 @@ def test_there_and_back(url: str, redis: Redis) -> None:
     assert answer.json() == {"tokens": tokens, "count": len(text)}
     answer = httpx.post(f"{url}/detokenize", json={"tokens": tokens, "model": MODEL})
     assert (answer.status_code, answer.json()) == (200, {"text": text})
-    assert httpx.post(f"{url}/detokenize", json={"tokens": []}).json() == {"text": ""}
+    for ids, said in (([], ""), ([97.0, 98], "ab")):
+        assert httpx.post(f"{url}/detokenize", json={"tokens": ids}).json() == {"text": said}
     assert [key for key in redis.keys("minivault:*question*") if redis.ttl(key) < 0] == []
     assert [key for key in redis.keys("minivault:answer*") if redis.ttl(key) < 0] == []
 

@@ -83,7 +83,8 @@ class PrefixCache:
 def _blocks(slots: Tensor, row: int, first: int, end: int) -> Tensor:
     """A part of a slot as [blocks, heads, BLOCK, head size], in place."""
     part = slots[row, :, first * BLOCK : end * BLOCK]
-    return part.unflatten(1, (end - first, BLOCK)).transpose(0, 1)
+    heads, _, size = part.shape
+    return part.view(heads, end - first, BLOCK, size).transpose(0, 1)
 
 
 def _pieces(numbers: Tensor, blocks: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -91,4 +92,4 @@ def _pieces(numbers: Tensor, blocks: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     together = len(numbers)
     if numbers.device.type == "cpu":
         together = max(1, _UNSHARED // blocks[0].numel())
-    return zip(numbers.split(together), blocks.split(together), strict=True)
+    return zip(torch.split(numbers, together), torch.split(blocks, together), strict=True)
