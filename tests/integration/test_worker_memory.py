@@ -1,5 +1,6 @@
 """What a model is expected to take is what it takes; what does not fit is refused in time."""
 
+import mmap
 import os
 import subprocess
 import sys
@@ -139,3 +140,13 @@ def _tokenizer() -> Any:
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="a")), eos_token="b"
     )
+
+
+def test_files_that_are_mapped_count_as_taken(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(os.urandom(_MIB) * 64)
+    before = memory._mapped()
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        assert sum(mapped[at] for at in range(0, len(mapped), mmap.PAGESIZE))
+        assert memory._mapped() - before > 60 * _MIB
+    assert memory._mapped() - before < 4 * _MIB
