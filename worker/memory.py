@@ -130,8 +130,9 @@ def _left_in(folder: Path, limit_file: str, usage_file: str) -> list[int]:
         return []
     if limit == "max":
         return []
-    # Files that the kernel keeps and can let go of: weights read from disk are among them.
-    cached = int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
+    # Files that the kernel keeps and can let go of, once nobody has them mapped.
+    kinds = ("active_file", "inactive_file")
+    cached = sum(int(stat.get(f"total_{kind}", stat.get(kind, 0))) for kind in kinds)
     return [int(limit) - usage + cached]
 
 

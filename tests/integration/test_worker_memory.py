@@ -67,8 +67,12 @@ def test_a_control_group_s_limit_counts_and_so_do_those_above_it(
     group = base / "pod" / "container"
     group.mkdir(parents=True)
     limit, usage, stat = {
-        1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file 50"),
-        2: ("memory.max", "memory.current", "inactive_file 50"),
+        1: (
+            "memory.limit_in_bytes",
+            "memory.usage_in_bytes",
+            "total_inactive_file 30\ntotal_active_file 20",
+        ),
+        2: ("memory.max", "memory.current", "inactive_file 30\nactive_file 20"),
     }[version]
     for folder, bytes_allowed in ((group, "1000"), (group.parent, "700")):
         (folder / limit).write_text(f"{bytes_allowed}\n")
