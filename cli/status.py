@@ -78,7 +78,7 @@ def collect(settings: Settings) -> Status:
         try:
             found = Books(redis)
             workers, jobs, failed = found.workers, found.unfinished(), found.failed_count
-            added: set[bytes] = redis.smembers(names.SERVED)  # type: ignore[assignment]
+            added: set[bytes] = redis.smembers(names.SERVED)
             served = tuple(dict.fromkeys([*served, *sorted(each.decode() for each in added)]))
             redis_pid = _pid_of(redis)
         except RedisError:

@@ -97,8 +97,11 @@ class Agenda:
         self._elsewhere = frozenset(
             name for info in others for name in (*info.loaded, *info.coming)
         )
+        coming = {name for info in others for name in info.coming}  # however long loading takes
         for name in wanted:
-            if not self._is_refused(name, others) and self._may_bring(name, queues):
+            if name in coming or self._is_refused(name, others):
+                continue
+            if self._may_bring(name, queues):
                 return self._ledger.take([name])
         return None
 

@@ -72,6 +72,12 @@ class Heartbeat(SideThread):
                 get_logger().warning("heartbeat missed", reason=str(error))
 
     def beat(self) -> None:
+        self.tell()
+        self._worker.renew()
+        self._heard_at = time.monotonic()
+
+    def tell(self) -> None:
+        """What has changed, before the next beat is due. From any thread."""
         shelf, since = self._loop.shelf, time.monotonic() - REFUSED_SECONDS
         info = WorkerInfo(
             pid=os.getpid(),
@@ -90,5 +96,3 @@ class Heartbeat(SideThread):
         self._redis.set(
             names.worker_info(self._worker.name), msgspec.json.encode(info), ex=HEARTBEAT_TTL
         )
-        self._worker.renew()
-        self._heard_at = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -70,7 +71,9 @@ class Memory:
 
 def available_on_host() -> int:
     """Bytes that this process can still get: of the machine, its control groups, its own limit."""
-    free = [psutil.virtual_memory().available, *_left_in_cgroups()]
+    # The kernel calls what is mapped from files free to reuse, and so the weights in use, too.
+    mapped = _mapped()
+    free = [left - mapped for left in (psutil.virtual_memory().available, *_left_in_cgroups())]
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY:
         free.append(limit - psutil.Process().memory_info().vms)
@@ -83,6 +86,15 @@ def available_on_gpu() -> int:
 
     free, _ = torch.cuda.mem_get_info()
     return int(free)
+
+
+def _mapped(status: Path = Path("/proc/self/status")) -> int:
+    """Bytes of files that this process has in memory: weights and libraries."""
+    try:
+        found = re.search(r"^RssFile:\s+(\d+) kB$", status.read_text(), re.MULTILINE)
+    except OSError:  # not Linux
+        return 0
+    return int(found[1]) * 1024 if found else 0
 
 
 def _left_in_cgroups(root: Path = _CGROUP, own: Path = Path("/proc/self/cgroup")) -> list[int]:
@@ -118,8 +130,9 @@ def _left_in(folder: Path, limit_file: str, usage_file: str) -> list[int]:
         return []
     if limit == "max":
         return []
-    # Files that the kernel keeps and can let go of: weights read from disk are among them.
-    cached = int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
+    # Files that the kernel keeps and can let go of, once nobody has them mapped.
+    kinds = ("active_file", "inactive_file")
+    cached = sum(int(stat.get(f"total_{kind}", stat.get(kind, 0))) for kind in kinds)
     return [int(limit) - usage + cached]
 
 

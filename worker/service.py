@@ -125,6 +125,7 @@ class WorkerService:
             loop=self._loop,
             stock=stock,
             on_served=self._worker.serve,
+            tell=self._heartbeat.tell,
             on_crash=self._on_crash,
         )
         self._retention = Retention(

@@ -47,9 +47,13 @@ class Steward(SideThread):
         loop: EngineLoop,
         stock: Stock,
         on_served: Callable[[Sequence[str]], None],
+        tell: Callable[[], None],
         on_crash: Callable[[], None],
     ) -> None:
-        """`models` are those of the settings. `on_served` is told all of them, when they change."""
+        """`models` are those of the settings. `on_served` is told all of them, when they change.
+
+        `tell` has everybody know what is in memory now.
+        """
         super().__init__("steward", on_crash)
         self._redis = redis
         self._worker = worker
@@ -59,6 +63,7 @@ class Steward(SideThread):
         self._stock = stock
         self._pulls = Pulls(redis, stock, worker, self._tell_stock)
         self._on_served = on_served
+        self._tell = tell
         self._stopped = threading.Event()
         self._outcomes: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         """What is to be written down, put there by the engine's thread."""
@@ -159,6 +164,7 @@ class Steward(SideThread):
         (self._loop.load if isinstance(order, LoadOrder) else self._loop.unload)(order.model, told)
 
     def _answer(self, order: LoadOrder | UnloadOrder, answer: Answer) -> None:
+        self._tell()  # who is answered may look
         with self._redis.pipeline() as pipe:
             # Here, so that it is served even if whoever asked has gone.
             if (

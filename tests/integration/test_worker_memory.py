@@ -1,5 +1,6 @@
 """What a model is expected to take is what it takes; what does not fit is refused in time."""
 
+import mmap
 import os
 import subprocess
 import sys
@@ -66,8 +67,12 @@ def test_a_control_group_s_limit_counts_and_so_do_those_above_it(
     group = base / "pod" / "container"
     group.mkdir(parents=True)
     limit, usage, stat = {
-        1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file 50"),
-        2: ("memory.max", "memory.current", "inactive_file 50"),
+        1: (
+            "memory.limit_in_bytes",
+            "memory.usage_in_bytes",
+            "total_inactive_file 30\ntotal_active_file 20",
+        ),
+        2: ("memory.max", "memory.current", "inactive_file 30\nactive_file 20"),
     }[version]
     for folder, bytes_allowed in ((group, "1000"), (group.parent, "700")):
         (folder / limit).write_text(f"{bytes_allowed}\n")
@@ -139,3 +144,13 @@ def _tokenizer() -> Any:
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="a")), eos_token="b"
     )
+
+
+def test_files_that_are_mapped_count_as_taken(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(os.urandom(_MIB) * 64)
+    before = memory._mapped()
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        assert sum(mapped[at] for at in range(0, len(mapped), mmap.PAGESIZE))
+        assert memory._mapped() - before > 60 * _MIB
+    assert memory._mapped() - before < 4 * _MIB
