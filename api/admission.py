@@ -19,11 +19,13 @@ from api.errors import (
     PriorityNotAllowedError,
     StoppingError,
     UnsupportedMediaTypeError,
+    WebhookNotAllowedError,
 )
 from api.feed import Feed
 from api.relay import Admission
 from api.schemas import GenerateBody
 from api.state import State
+from api.webhooks import Webhooks
 from shared.errors import UnknownModelError
 from shared.job import GenerationRequest, new_job_id, now
 from shared.queue import IDEMPOTENCY_TTL, Idempotency
@@ -62,6 +64,8 @@ async def admit_all(
         raise StoppingError("This process is stopping and takes no new requests.")
     for draft in drafts:
         _check(draft, state.settings)
+        if draft.webhook_url:
+            _check_webhook(draft, state.webhooks)
     if state.limiter is not None:
         async with in_time():
             await state.limiter(request)
@@ -124,6 +128,7 @@ def _job(draft: Draft, request: Request, settings: Settings, caller: Caller) -> 
         client=caller.client,
         key=caller.key,
         note=draft.note,
+        webhook_url=draft.webhook_url,
         request_id=request_id(request),
         created_at=now(),
         trace=trace(request),
@@ -136,6 +141,14 @@ def _idempotency(key: str | None, number: int, draft: Draft) -> Idempotency | No
         return None
     # Clients' keys have no blanks, so none can be another's second job.
     return Idempotency(f"{key} {number}" if number else key, draft.fingerprint)
+
+
+def _check_webhook(draft: Draft, webhooks: Webhooks | None) -> None:
+    if webhooks is None:
+        raise WebhookNotAllowedError("This service delivers no webhooks.")
+    if not draft.background:
+        raise InvalidRequestError([FieldProblem("webhook_url", "Only for background jobs.")])
+    webhooks.destinations.check(draft.webhook_url)
 
 
 def _check(draft: Draft, settings: Settings) -> None:

@@ -80,6 +80,12 @@ class PriorityNotAllowedError(MiniVaultError):
     code = "priority_not_allowed"
 
 
+class WebhookNotAllowedError(MiniVaultError):
+    """Webhooks may not go there."""
+
+    code = "webhook_not_allowed"
+
+
 class NoWorkerError(MiniVaultError):
     """No live worker serves the default model."""
 

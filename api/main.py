@@ -15,6 +15,7 @@ import uvicorn
 from api.app import create_app
 from api.connection import Connection
 from api.files import room_for
+from api.signature import Signer
 from api.state import PROCESS, State
 from shared.errors import SettingsError
 from shared.listen import listen
@@ -59,12 +60,14 @@ def run(settings: Settings) -> None:
 
     Raises:
         RedisUnavailableError: Redis does not answer.
-        SettingsError: the ports do not go together.
+        SettingsError: the ports do not go together, or the webhooks' secret is none.
         StackError: an address can't be listened on.
     """
     configure(settings, PROCESS)
     with connect(settings, PROCESS) as redis:
         require(redis, settings)
+    if settings.webhook_secret_file is not None:
+        Signer.read(settings.webhook_secret_file)  # told here in a line
     room = room_for(settings.max_connections)
     with listening(settings) as listeners:
         server = Server(settings.model_copy(update={"max_connections": room}))

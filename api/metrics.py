@@ -39,6 +39,9 @@ class ApiMetrics:
         self._repairs = counter(
             "relay_repairs", "Times that a stream got from the log what pub/sub had not brought."
         )
+        self._webhooks = counter(
+            "webhooks", "Attempts to deliver a webhook, by how they ended.", "outcome"
+        )
         self.streams = gauge("streams", "Jobs that clients of this process follow.")
         self._redis_up = gauge("redis_up", "1 if Redis has answered just now.")
         self._memory = gauge("redis_memory_bytes", "What Redis uses.")
@@ -52,6 +55,10 @@ class ApiMetrics:
         self._answers.labels(method if method in METHODS else "other", str(status)).inc()
         if problem is not None:
             self._refusals.labels(problem).inc()
+
+    def webhook(self, outcome: str) -> None:
+        """`delivered`, `failed` and to be tried again, or `given_up`."""
+        self._webhooks.labels(outcome).inc()
 
     def repaired(self) -> None:
         self._repairs.inc()

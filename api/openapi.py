@@ -39,6 +39,7 @@ EVENT_STREAM_CONTENT: Final[Mapping[str, Any]] = {
 ADMISSION_PROBLEMS: Final = (
     "invalid_json",
     "priority_not_allowed",
+    "webhook_not_allowed",
     "unknown_model",
     "request_timeout",
     "idempotency_conflict",

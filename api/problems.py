@@ -35,6 +35,7 @@ STATUS: Final[Mapping[str, int]] = {
     "no_chat_template": 400,
     "prompt_too_long": 400,
     "priority_not_allowed": 403,
+    "webhook_not_allowed": 403,
     "job_not_found": 404,
     "not_found": 404,
     "unknown_model": 404,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
@@ -18,6 +18,7 @@ from api.pace import Pace
 from api.proxies import Proxies
 from api.relay import Relay
 from api.repeating import repeating
+from api.webhooks import DELIVERY_SECONDS, Webhooks, webhooks_of
 from shared.queue import JobQueue, Limits
 from shared.redis import connect, connect_async
 from shared.settings import Settings
@@ -33,6 +34,8 @@ class State:
     relay: Relay
     proxies: Proxies
     limiter: ClientRateLimiter | None
+    webhooks: Webhooks | None
+    """None: there are none here."""
 
 
 @asynccontextmanager
@@ -55,10 +58,18 @@ async def open_state(settings: Settings, metrics: ApiMetrics) -> AsyncIterator[S
                 pace=pace,
                 metrics=metrics,
             )
-            async with (
-                repeating(attendance.renew_all, every=attendance.interval),
-                repeating(line.look, every=LOOK_SECONDS),
-            ):
+            async with AsyncExitStack() as stack:
+                for tick, seconds in (
+                    (attendance.renew_all, attendance.interval),
+                    (line.look, LOOK_SECONDS),
+                ):
+                    await stack.enter_async_context(repeating(tick, every=seconds))
+                webhooks = webhooks_of(settings, redis, metrics)
+                if webhooks is not None:
+                    await stack.enter_async_context(webhooks)
+                    await stack.enter_async_context(
+                        repeating(webhooks.look, every=DELIVERY_SECONDS)
+                    )
                 yield State(
                     settings=settings,
                     redis=redis,
@@ -66,4 +77,5 @@ async def open_state(settings: Settings, metrics: ApiMetrics) -> AsyncIterator[S
                     relay=relay,
                     proxies=proxies,
                     limiter=limiter(settings.rate_limit, redis, proxies),
+                    webhooks=webhooks,
                 )

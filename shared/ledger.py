@@ -22,6 +22,7 @@ from rq.job import Job
 
 from shared import names, scripts
 from shared.claim import SUSPECTED, Claim
+from shared.deliveries import KEPT_SECONDS
 from shared.job import GenerationRequest
 from shared.queue import queued_models, rq_queue, workers
 
@@ -126,6 +127,8 @@ class Ledger:
         `saved`: its row is written, so its log may expire in `log_ttl` seconds. `seconds` is
         the time that it spent in a slot.
         """
+        if request.webhook_url:
+            log_ttl = max(log_ttl, KEPT_SECONDS)
         return bool(
             self._finish(
                 keys=[
@@ -139,6 +142,8 @@ class Ledger:
                     names.events(claim.job_id),
                     names.ended(claim.job_id),
                     names.PACE,
+                    names.WEBHOOKS,
+                    names.WEBHOOK_TRIES,
                 ],
                 args=[
                     claim.job_id,
@@ -148,6 +153,7 @@ class Ledger:
                     log_ttl + ENDED_TTL,
                     claim.model,
                     "" if seconds is None else seconds,
+                    "1" if request.webhook_url else "0",
                 ],
             )
         )

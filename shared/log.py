@@ -82,6 +82,15 @@ async def read(
     return _decode_entries(entries)  # type: ignore[arg-type]
 
 
+async def read_request(redis: AsyncRedis, job_id: str) -> GenerationRequest | None:
+    """What a job is; None if there is no such log."""
+    entries = await redis.xrange(names.events(job_id), count=1)
+    if not entries:
+        return None
+    _, first = entries[0]  # type: ignore[misc]
+    return job.decode(first.get(_REQUEST.encode(), b""))  # type: ignore[union-attr]
+
+
 async def read_last(redis: AsyncRedis, job_id: str) -> AnyEvent | None:
     """The latest event; None if there is no such log."""
     entries = await redis.xrevrange(names.events(job_id), count=1)

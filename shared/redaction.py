@@ -46,7 +46,7 @@ def _secrets(settings: Settings) -> Iterator[str]:
             yield login.partition(":")[2]
     for name in type(settings).model_fields:
         path = getattr(settings, name)
-        if name.endswith("_password_file") and isinstance(path, Path):
+        if name.endswith(("_password_file", "_secret_file")) and isinstance(path, Path):
             yield from _first_line(path)
     for name in ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"):
         for header in os.environ.get(name, "").split(","):
