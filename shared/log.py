@@ -84,11 +84,9 @@ async def read(
 
 async def read_request(redis: AsyncRedis, job_id: str) -> GenerationRequest | None:
     """What a job is; None if there is no such log."""
-    entries = await redis.xrange(names.events(job_id), count=1)
-    if not entries:
-        return None
-    _, first = entries[0]  # type: ignore[misc]
-    return job.decode(first.get(_REQUEST.encode(), b""))  # type: ignore[union-attr]
+    found = await redis.xrange(names.events(job_id), count=1)
+    entries: _Entries = found  # type: ignore[assignment]
+    return job.decode(entries[0][1].get(_REQUEST.encode(), b"")) if entries else None
 
 
 async def read_last(redis: AsyncRedis, job_id: str) -> AnyEvent | None:
