@@ -20,11 +20,13 @@ from api.errors import (
     PriorityNotAllowedError,
     StoppingError,
     UnsupportedMediaTypeError,
+    WebhookNotAllowedError,
 )
 from api.feed import Feed
 from api.relay import Admission
 from api.schemas import GenerateBody
 from api.state import State
+from api.webhooks import Webhooks
 from shared.allotment import Allotment
 from shared.errors import UnknownModelError
 from shared.job import GenerationRequest, new_job_id, now
@@ -79,6 +81,8 @@ async def admit_all(
     models = await state.served.to(caller, [draft.model for draft in drafts])
     for draft in drafts:
         _check(draft, state.settings, caller, models)
+        if draft.webhook_url:
+            _check_webhook(draft, state.webhooks)
     async with in_time():
         await state.limits.take(request, caller)
     for draft in drafts:  # what takes more than a look, only of those who may
@@ -147,6 +151,7 @@ def _job(
         client=caller.client,
         key=caller.key,
         note=draft.note,
+        webhook_url=draft.webhook_url,
         request_id=request_id(request),
         created_at=now(),
         trace=trace(request),
@@ -167,6 +172,14 @@ def _allotment(draft: Draft, settings: Settings, caller: Caller) -> Allotment | 
         return None
     prompt = prompt_tokens_at_most(draft, settings.max_prompt_tokens)
     return Allotment(daily, reserved=prompt + draft.params.max_tokens)
+
+
+def _check_webhook(draft: Draft, webhooks: Webhooks | None) -> None:
+    if webhooks is None:
+        raise WebhookNotAllowedError("This service delivers no webhooks.")
+    if not draft.background:
+        raise InvalidRequestError([FieldProblem("webhook_url", "Only for background jobs.")])
+    webhooks.destinations.check(draft.webhook_url)
 
 
 def _check(draft: Draft, settings: Settings, caller: Caller, models: Sequence[str]) -> None:

@@ -26,3 +26,5 @@ class Draft:
     ttl: float | None = None
     """Seconds that it may wait; None: as long as the service allows."""
     note: str = ""
+    webhook_url: str = ""
+    """Where the job's end is to be told."""

@@ -116,6 +116,12 @@ class InteractionNotFoundError(MiniVaultError):
     code = "interaction_not_found"
 
 
+class WebhookNotAllowedError(MiniVaultError):
+    """Webhooks may not go there."""
+
+    code = "webhook_not_allowed"
+
+
 class NoWorkerError(MiniVaultError):
     """No live worker serves the model."""
 

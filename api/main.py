@@ -15,6 +15,7 @@ import uvicorn
 from api.app import create_app
 from api.connection import Connection
 from api.files import room_for
+from api.signature import Signer
 from api.state import PROCESS, State
 from shared.errors import SettingsError, StoreAwayError
 from shared.keybook import KeyBook, require_some
@@ -60,7 +61,8 @@ def run(settings: Settings) -> None:
 
     Raises:
         RedisUnavailableError: Redis does not answer.
-        SettingsError: the ports do not go together, or there is no key where there has to be.
+        SettingsError: the ports do not go together, there is no key where there has to be, or the
+            webhooks' secret is none.
         DataDirError: the data folder, in which the keys are, can't be used.
         StoreError: the database is newer than this program.
         StackError: an address can't be listened on.
@@ -69,6 +71,8 @@ def run(settings: Settings) -> None:
     with connect(settings, PROCESS) as redis:
         require(redis, settings)
     _require_keys(settings)
+    if settings.webhook_secret_file is not None:
+        Signer.read(settings.webhook_secret_file)  # told here in a line
     room = room_for(settings.max_connections)
     with listening(settings) as listeners:
         server = Server(settings.model_copy(update={"max_connections": room}))

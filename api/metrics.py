@@ -42,6 +42,9 @@ class ApiMetrics:
         self._store_failures = counter(
             "history_failures", "Questions to the interactions database that it did not answer."
         )
+        self._webhooks = counter(
+            "webhooks", "Attempts to deliver a webhook, by how they ended.", "outcome"
+        )
         self.streams = gauge("streams", "Jobs that clients of this process follow.")
         self._redis_up = gauge("redis_up", "1 if Redis has answered just now.")
         self._memory = gauge("redis_memory_bytes", "What Redis uses.")
@@ -58,6 +61,10 @@ class ApiMetrics:
 
     def store_failed(self) -> None:
         self._store_failures.inc()
+
+    def webhook(self, outcome: str) -> None:
+        """`delivered`, `failed` and to be tried again, or `given_up`."""
+        self._webhooks.labels(outcome).inc()
 
     def repaired(self) -> None:
         self._repairs.inc()

@@ -48,6 +48,7 @@ ADMISSION_PROBLEMS: Final = (
     "invalid_grammar",
     "invalid_json",
     "priority_not_allowed",
+    "webhook_not_allowed",
     "unknown_model",
     "request_timeout",
     "idempotency_conflict",

@@ -47,6 +47,7 @@ STATUS: Final[Mapping[str, int]] = {
     "missing_api_key": 401,
     "admin_required": 403,
     "priority_not_allowed": 403,
+    "webhook_not_allowed": 403,
     "interaction_not_found": 404,
     "job_not_found": 404,
     "not_found": 404,

@@ -266,6 +266,11 @@ class GenerateBody(BaseModel):
         description="Seconds that the job may wait for a worker before it ends as `expired`. "
         "Absent: as long as the service allows.",
     )
+    webhook_url: Annotated[Text, Field(max_length=2000)] | None = Field(
+        None,
+        description="Where a background job's end is told: a signed POST of what "
+        "`GET /jobs/{id}` says then. Only where the service's operator allows it.",
+    )
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -290,6 +295,7 @@ class GenerateBody(BaseModel):
             background=self.background,
             priority=self.priority,
             ttl=self.ttl,
+            webhook_url=self.webhook_url or "",
         )
 
     def params(self, max_tokens: int) -> SamplingParams:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
@@ -26,6 +26,7 @@ from api.served import Served
 from api.tokenizers import Tokenizers
 from api.vigil import LOOK_SECONDS as VIGIL_SECONDS
 from api.vigil import Vigil
+from api.webhooks import DELIVERY_SECONDS, Webhooks, webhooks_of
 from shared.queue import JobQueue, Limits
 from shared.redis import connect, connect_async
 from shared.settings import Settings
@@ -48,6 +49,8 @@ class State:
     grammars: GrammarCheck
     served: Served
     fleet: Fleet
+    webhooks: Webhooks | None
+    """None: there are none here."""
 
 
 @asynccontextmanager
@@ -73,12 +76,20 @@ async def open_state(settings: Settings, metrics: ApiMetrics) -> AsyncIterator[S
                 metrics=metrics,
             )
             archive = Archive(settings, metrics)
-            async with (
-                keyring.opened(),
-                repeating(attendance.renew_all, every=attendance.interval),
-                repeating(line.look, every=LOOK_SECONDS),
-                repeating(Vigil(keyring, feeds).look, every=VIGIL_SECONDS),
-            ):
+            webhooks = webhooks_of(settings, redis, metrics)
+            async with AsyncExitStack() as stack:
+                stack.callback(archive.close)
+                await stack.enter_async_context(keyring.opened())
+                ticks = [
+                    (attendance.renew_all, attendance.interval),
+                    (line.look, LOOK_SECONDS),
+                    (Vigil(keyring, feeds).look, VIGIL_SECONDS),
+                ]
+                if webhooks is not None:
+                    await stack.enter_async_context(webhooks)
+                    ticks.append((webhooks.look, DELIVERY_SECONDS))
+                for tick, seconds in ticks:
+                    await stack.enter_async_context(repeating(tick, every=seconds))
                 yield State(
                     settings=settings,
                     redis=redis,
@@ -93,5 +104,5 @@ async def open_state(settings: Settings, metrics: ApiMetrics) -> AsyncIterator[S
                     grammars=grammars,
                     served=served,
                     fleet=Fleet(settings, redis, served),
+                    webhooks=webhooks,
                 )
-            archive.close()

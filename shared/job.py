@@ -87,6 +87,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Id of the API key that it came with; its owner."""
     note: str = ""
     """What a protocol of the API keeps with its job."""
+    webhook_url: str = ""
+    """Where the job's end is told; of background jobs only."""
     request_id: str = ""
     created_at: float
     """Seconds since the epoch, on the API's clock."""

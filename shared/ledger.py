@@ -23,6 +23,7 @@ from rq.job import Job
 from shared import names, scripts
 from shared.allotment import day_of
 from shared.claim import SUSPECTED, Claim
+from shared.deliveries import KEPT_SECONDS
 from shared.job import GenerationRequest
 from shared.queue import queued_models, rq_queue, workers
 
@@ -152,6 +153,8 @@ class Ledger:
         `saved`: its row is written, so its log may expire in `log_ttl` seconds. `used` are the
         tokens of its prompt and response; `seconds` is the time that it spent in a slot.
         """
+        if request.webhook_url:
+            log_ttl = max(log_ttl, KEPT_SECONDS)
         return bool(
             self._finish(
                 keys=[
@@ -166,6 +169,8 @@ class Ledger:
                     names.ended(claim.job_id),
                     names.PACE,
                     names.tokens(request.key, day_of(request.created_at)),
+                    names.WEBHOOKS,
+                    names.WEBHOOK_TRIES,
                 ],
                 args=[
                     claim.job_id,
@@ -177,6 +182,7 @@ class Ledger:
                     "" if seconds is None else seconds,
                     request.key,
                     used,
+                    "1" if request.webhook_url else "0",
                 ],
             )
         )

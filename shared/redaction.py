@@ -49,7 +49,8 @@ def _secrets(settings: Settings) -> Iterator[str]:
             yield login.partition(":")[2]
     for name in type(settings).model_fields:
         path = getattr(settings, name)
-        if name.endswith(("_password_file", "_key_file")) and isinstance(path, Path):
+        is_secret = name.endswith(("_password_file", "_key_file", "_secret_file"))
+        if is_secret and isinstance(path, Path):
             yield from _first_line(path)
     if settings.api_key is not None:
         yield settings.api_key.get_secret_value()

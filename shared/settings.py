@@ -155,6 +155,16 @@ class Settings(BaseSettings):
         description="Origins whose pages may use the API from a browser, comma-separated, like "
         "`https://app.example.org`; `*`: any page that a user of the service opens.",
     )
+    webhook_hosts: Names = Field(
+        (),
+        description="Where webhooks may go, comma-separated: host names, `*` for any, and "
+        "addresses or networks. What is not public must be in one of the networks. Unset: nowhere.",
+    )
+    webhook_secret_file: Path | None = Field(
+        None,
+        description="File that holds the key that webhooks are signed with: `whsec_` and 24 to 64 "
+        "bytes in base64. Unset: webhooks are refused.",
+    )
     docs: Literal["on", "off"] = Field(
         "on", description="Whether the API serves `/docs` and `/openapi.json`."
     )
@@ -200,7 +210,9 @@ class Settings(BaseSettings):
         "info", description="Least severe level that is logged."
     )
 
-    @field_validator("models", "trusted_proxies", "allowed_hosts", "cors_origins", mode="before")
+    @field_validator(
+        "models", "trusted_proxies", "allowed_hosts", "cors_origins", "webhook_hosts", mode="before"
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -227,6 +239,16 @@ class Settings(BaseSettings):
         for host in value:
             if host != "*" and not re.fullmatch(r"[\w.-]+", host):
                 raise ValueError("write names, without scheme and port, or *")
+        return tuple(host.lower() for host in value)
+
+    @field_validator("webhook_hosts")
+    @classmethod
+    def _destinations(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for host in value:
+            if host != "*" and "/" not in host and not re.fullmatch(r"[\w.:-]+", host):
+                raise ValueError("write host names, addresses or networks, or *")
+            if "/" in host:
+                ipaddress.ip_network(host)
         return tuple(host.lower() for host in value)
 
     @field_validator("cors_origins")

@@ -3,8 +3,8 @@
 -- was done before and only the reply was lost), or 0 if the job is somebody else's, or its log has
 -- no end: the server came back without what it had not yet written to disk.
 local claims, jobs, unsaved, in_flight, attended, cancels, strikes, log, ended, pace,
-  tokens = unpack(KEYS)
-local job, owner, saved, log_ttl, ended_ttl, model, seconds, key, used = unpack(ARGV)
+  tokens, webhooks, webhook_tries = unpack(KEYS)
+local job, owner, saved, log_ttl, ended_ttl, model, seconds, key, used, has_webhook = unpack(ARGV)
 
 local current = redis.call('HGET', claims, job)
 if current ~= owner then
@@ -12,6 +12,10 @@ if current ~= owner then
 end
 local tail = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
 if not tail or tail[2][6] ~= '1' then return 0 end
+if has_webhook == '1' and redis.call('SISMEMBER', unsaved, job) == 0 then  -- else it was put in before
+  redis.call('ZADD', webhooks, redis.call('TIME')[1], job)
+  redis.call('HDEL', webhook_tries, job)
+end
 redis.call('HDEL', claims, job)
 redis.call('SREM', in_flight, job)
 redis.call('ZREM', attended, job)
