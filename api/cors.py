@@ -9,9 +9,10 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from api.context import HEADER
+from api.openai.exchange import JOBS_HEADER
 
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-_EXPOSED: Final = (HEADER, "Location", "RateLimit", "RateLimit-Policy", "Retry-After")
+_EXPOSED: Final = (HEADER, JOBS_HEADER, "Location", "RateLimit", "RateLimit-Policy", "Retry-After")
 _REMEMBERED_SECONDS: Final = 600
 
 

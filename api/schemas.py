@@ -68,7 +68,6 @@ _NO_NUL: Final[JsonDict] = {"pattern": r"^[^\u0000]*$"}
 _WHOLE: Final = BeforeValidator(_whole)
 """64.0 is an integer to JSON Schema; "64" and true are not."""
 
-Whole = Annotated[int, _WHOLE]
 Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63), _WHOLE]
 UpTo5 = Annotated[int, Field(ge=0, le=5), _WHOLE]
 UpTo20 = Annotated[int, Field(ge=0, le=20), _WHOLE]

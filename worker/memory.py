@@ -22,7 +22,7 @@ class Need(NamedTuple):
 
     weights: int
     kv: int
-    """The KV cache, full."""
+    """The KV cache, full, and what is kept of prompts gone by."""
     kv_at_once: int
     """The part of it that is taken when the model is loaded: on a GPU all, on a CPU one slot."""
 

@@ -118,10 +118,11 @@ class Stock:
         device, dtype = device_and_dtype(self._settings)
         size = dtype.itemsize
         kv = kv_bytes(config, slots, context, size)
+        gone_by = self._settings.prefix_cache_mb * 2**20
         return Need(
             weights=sum(_parameters(path) for path in folder.glob("*.safetensors")) * size,
-            kv=kv,
-            kv_at_once=kv // slots if device.type == "cpu" else kv,
+            kv=kv + gone_by,
+            kv_at_once=kv // slots if device.type == "cpu" else kv + gone_by,
         )
 
 

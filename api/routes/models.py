@@ -71,8 +71,15 @@ _PROGRESS: Final[dict[int | str, dict[str, Any]]] = {
 async def models(state: StateDep, caller: CallerDep) -> ModelsView:
     """Those that requests may name; for administrators also the rest of the catalog."""
     allowed = caller.models(await state.served.names())
+    default = allowed[0] if allowed else ""
     found = await _views(state)
-    return ModelsView(models=[view for view in found if view.name in allowed or caller.admin])
+    return ModelsView(
+        models=[
+            view.model_copy(update={"default": view.name == default})
+            for view in found
+            if view.name in allowed or caller.admin
+        ]
+    )
 
 
 @router.post(

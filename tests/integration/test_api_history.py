@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from api import caller as api_caller
+from api.caller import Caller
 from api.views import InteractionsView
 from shared.history import Filter
 from shared.settings import Settings
@@ -41,9 +41,8 @@ def store(either: Settings) -> Store:
 @pytest.fixture
 def become(monkeypatch: pytest.MonkeyPatch) -> Become:
     """Makes every request that of a key."""
-    real = api_caller.Caller
     who: dict[str, Any] = {}
-    monkeypatch.setattr(api_caller, "Caller", lambda **fields: real(**fields | who))
+    monkeypatch.setattr("api.authentication.Caller", lambda client: Caller(client, **who))
 
     def change(key: str, admin: bool) -> None:  # noqa: FBT001
         who.update(key=key, admin=admin)
@@ -259,8 +258,11 @@ def test_usage_in_pages(url: str, store: Store) -> None:
 
 def test_without_a_database_the_rest_goes_on(settings: Settings, tmp_path: Path) -> None:
     """And it is there once the database is, without a restart."""
-    folder = tmp_path / "db"
+    folder, away = tmp_path / "db", tmp_path / "away"
+    folder.mkdir()
     with running_api(settings, database_url=f"sqlite:///{folder}/minivault.db") as url:
+        assert httpx.get(f"{url}/models").status_code == 200  # no key is needed: that is known now
+        folder.rename(away)
         for path in ("/interactions", "/interactions/a", "/interactions/export", "/usage"):
             answer = httpx.get(url + path)
             assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
@@ -269,7 +271,7 @@ def test_without_a_database_the_rest_goes_on(settings: Settings, tmp_path: Path)
         assert httpx.delete(f"{url}/interactions/a").status_code == 503
         assert httpx.get(f"{url}/models").status_code == 200
         assert "minivault_history_failures_total 5.0" in httpx.get(f"{url}/metrics").text
-        folder.mkdir()
+        away.rename(folder)
         assert ids(url) == []
 
 

@@ -9,12 +9,12 @@ import httpx
 import pytest
 from redis import Redis
 
-from api.caller import Caller
 from shared import names
 from shared.settings import Settings
 from tests.support.api import Sse, api_process, read_sse, running_api, stream
 from tests.support.commands import minivault
 from tests.support.jobs import Submitter, ended, generation, text, under_way
+from tests.support.keys import Asker, made, with_database
 from tests.support.poll import until
 from tests.support.stock import FakeModel, FakeShelf, change_model, write_stock
 from tests.support.valkey import running_valkey
@@ -109,20 +109,23 @@ def test_a_web_page_of_somebody_else_s_changes_nothing(workers: Crew, url: str) 
 
 
 def test_who_is_no_administrator_sees_what_is_served_and_changes_nothing(
-    workers: Crew, url: str, monkeypatch: pytest.MonkeyPatch
+    own: Settings, workers: Crew, tmp_path: Path
 ) -> None:
     workers.start(1)
-    monkeypatch.setattr("api.caller.Caller", lambda client: Caller(client, admin=False))
-    listed = httpx.get(f"{url}/models").json()["models"]
-    assert [each["name"] for each in listed] == [DEFAULT]
-    for method, path in (
-        ("POST", "load"),
-        ("POST", "unload"),
-        ("PUT", "pin"),
-        ("DELETE", "pin"),
-        ("POST", "pull"),
-    ):
-        assert code(act(url, method, f"extra/{path}")) == (403, "admin_required")
+    keyed = with_database(own, tmp_path)
+    token = made(keyed)
+    with running_api(keyed) as url:
+        ask = Asker(url, token)
+        listed = ask("GET", "/models").json()["models"]
+        assert [each["name"] for each in listed] == [DEFAULT]
+        for method, path in (
+            ("POST", "load"),
+            ("POST", "unload"),
+            ("PUT", "pin"),
+            ("DELETE", "pin"),
+            ("POST", "pull"),
+        ):
+            assert ask.code(method, f"/models/extra/{path}", {}) == (403, "admin_required")
 
 
 def test_without_a_worker_nothing_can_be_asked(url: str) -> None:
