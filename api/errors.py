@@ -86,6 +86,12 @@ class InteractionNotFoundError(MiniVaultError):
     code = "interaction_not_found"
 
 
+class DeletionTooWideError(MiniVaultError):
+    """This would delete everybody's interactions. Say which: `key`, `until` or both."""
+
+    code = "deletion_too_wide"
+
+
 class NoWorkerError(MiniVaultError):
     """No live worker serves the default model."""
 

@@ -34,6 +34,7 @@ STATUS: Final[Mapping[str, int]] = {
     "invalid_prompt": 400,
     "no_chat_template": 400,
     "prompt_too_long": 400,
+    "deletion_too_wide": 403,
     "priority_not_allowed": 403,
     "interaction_not_found": 404,
     "job_not_found": 404,
