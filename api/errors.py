@@ -122,6 +122,12 @@ class WebhookNotAllowedError(MiniVaultError):
     code = "webhook_not_allowed"
 
 
+class DeletionTooWideError(MiniVaultError):
+    """This would delete everybody's interactions. Say which: `key`, `until` or both."""
+
+    code = "deletion_too_wide"
+
+
 class NoWorkerError(MiniVaultError):
     """No live worker serves the model."""
 

@@ -46,6 +46,7 @@ STATUS: Final[Mapping[str, int]] = {
     "invalid_api_key": 401,
     "missing_api_key": 401,
     "admin_required": 403,
+    "deletion_too_wide": 403,
     "priority_not_allowed": 403,
     "webhook_not_allowed": 403,
     "interaction_not_found": 404,

@@ -243,7 +243,7 @@ def _export(process: subprocess.Popen[bytes], store: Store, writer: Writer, rows
     beside = threading.Thread(target=write)
     beside.start()
     began = time.perf_counter()
-    url = f"http://127.0.0.1:{_PORT}/interactions/export"
+    url = f"http://127.0.0.1:{_PORT}/interactions.jsonl"
     with httpx.stream("GET", url, timeout=60) as answer:
         for chunk in answer.iter_raw():
             lines += chunk.count(b"\n")

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Response
 from api.archive import Archive
 from api.caller import CallerDep
 from api.deps import StateDep
-from api.errors import FieldProblem, InteractionNotFoundError, InvalidRequestError
+from api.errors import DeletionTooWideError, InteractionNotFoundError
 from api.openapi import Responses, problems
 from api.queries import Deletion, PageQuery, Selection, own
 from api.rows import JSON_LINES, json_page, lines
@@ -59,7 +59,7 @@ async def interactions(
 
 
 @router.get(
-    "/export",
+    ".jsonl",
     summary="All of them, as lines of JSON",
     response_class=Response,
     responses=_EXPORTED | problems("invalid_request", "store_unavailable"),
@@ -86,15 +86,14 @@ async def interaction(job_id: str, caller: CallerDep, state: StateDep) -> Intera
 @router.delete(
     "",
     summary="Delete a key's interactions, or the oldest",
-    responses=problems("invalid_request", "store_unavailable"),
+    responses=problems("deletion_too_wide", "invalid_request", "store_unavailable"),
 )
 async def delete_many(
     query: Annotated[Deletion, Query()], caller: CallerDep, state: StateDep
 ) -> DeletedView:
     """The caller's own; an administrator has to say which. Usage stays counted."""
     if caller.admin and query.key is None and query.until is None:
-        message = "Say which: `key`, `until` or both."
-        raise InvalidRequestError([FieldProblem("key", message)])
+        raise DeletionTooWideError
     wanted = own(query.filter(), caller)
     deleted = 0 if wanted is None else await _deleted(state.archive, wanted)
     return DeletedView(deleted=deleted)

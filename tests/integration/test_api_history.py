@@ -61,7 +61,7 @@ def ids(url: str, **params: Any) -> list[str]:
 
 
 def exported(url: str, **params: Any) -> list[Any]:
-    answer = httpx.get(f"{url}/interactions/export", params=params)
+    answer = httpx.get(f"{url}/interactions.jsonl", params=params)
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"].startswith("application/x-ndjson")
     return [json.loads(line) for line in answer.text.splitlines()]
@@ -128,9 +128,8 @@ WRONG: dict[str, tuple[str, str, int, str]] = {
     "until": ("GET", "/interactions?until=2026-13-01", 422, "until"),
     "unknown": ("GET", "/interactions?modle=x", 422, "modle"),
     "search-long": ("GET", f"/interactions?search={'x' * 257}", 422, "search"),
-    "export-limit": ("GET", "/interactions/export?limit=5", 422, "limit"),
-    "export-status": ("GET", "/interactions/export?status=over", 422, "status"),
-    "delete-all": ("DELETE", "/interactions", 422, "key"),
+    "export-limit": ("GET", "/interactions.jsonl?limit=5", 422, "limit"),
+    "export-status": ("GET", "/interactions.jsonl?status=over", 422, "status"),
     "delete-typo": ("DELETE", "/interactions?keys=a", 422, "keys"),
     "delete-search": ("DELETE", "/interactions?key=a&search=x", 422, "search"),
     "delete-until": ("DELETE", "/interactions?until=x", 422, "until"),
@@ -177,7 +176,7 @@ def test_what_can_not_be_asked_is_told_by_its_field(common_url: str, name: str) 
         *("/interactions?until=9999-12-31T23:59:59-14:00", "/interactions?since=-99999999999"),
         *("/usage?key=%00", "/usage?since=0001-01-01", "/usage?until=9999-12-31"),
         *("/usage?cursor=9999-99-99..", "/usage?cursor=2026-01-01.00.ff"),
-        "/interactions/export?search=*",
+        "/interactions.jsonl?search=*",
     ],
 )
 def test_odd_questions_have_answers(common_url: str, path: str) -> None:
@@ -191,6 +190,12 @@ def test_an_unknown_id_is_not_found(common_url: str, job_id: str) -> None:
         answer = httpx.request(method, f"{common_url}/interactions/{job_id}")
         assert answer.status_code == 404
         assert answer.json()["code"] in ("interaction_not_found", "not_found")
+
+
+def test_everything_is_not_deleted_by_saying_nothing(common_url: str) -> None:
+    answer = httpx.delete(f"{common_url}/interactions")
+    assert (answer.status_code, answer.json()["code"]) == (403, "deletion_too_wide")
+    assert ids(common_url) == ["a"]
 
 
 def test_one_is_deleted(url: str, store: Store) -> None:
@@ -263,7 +268,7 @@ def test_without_a_database_the_rest_goes_on(settings: Settings, tmp_path: Path)
     with running_api(settings, database_url=f"sqlite:///{folder}/minivault.db") as url:
         assert httpx.get(f"{url}/models").status_code == 200  # no key is needed: that is known now
         folder.rename(away)
-        for path in ("/interactions", "/interactions/a", "/interactions/export", "/usage"):
+        for path in ("/interactions", "/interactions/a", "/interactions.jsonl", "/usage"):
             answer = httpx.get(url + path)
             assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
             assert str(folder) not in answer.text
@@ -322,7 +327,7 @@ def test_an_export_that_nobody_reads_holds_no_writer_up(
         )
     with (
         running_api(settings, database_url=either.effective_database_url) as url,
-        httpx.stream("GET", f"{url}/interactions/export", timeout=30) as answer,
+        httpx.stream("GET", f"{url}/interactions.jsonl", timeout=30) as answer,
     ):
         lines = answer.iter_lines()
         first = json.loads(next(lines))
@@ -346,7 +351,7 @@ def test_an_export_whose_database_goes_away_is_not_taken_for_complete(
         )
     with (
         running_api(settings, database_url=server.effective_database_url) as url,
-        httpx.stream("GET", f"{url}/interactions/export", timeout=30) as answer,
+        httpx.stream("GET", f"{url}/interactions.jsonl", timeout=30) as answer,
     ):
         lines = answer.iter_lines()
         next(lines)

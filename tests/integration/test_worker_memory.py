@@ -37,11 +37,13 @@ def test_weights_count_in_the_numbers_they_are_computed_in(
 ) -> None:
     model = tiny_llama()
     model.save_pretrained(tmp_path / "tiny")
-    settings = load_settings(data_dir=tmp_path, dtype=dtype, device="cpu", slots=8)
+    settings = load_settings(
+        data_dir=tmp_path, dtype=dtype, device="cpu", slots=8, prefix_cache_mb=3
+    )
     add_model(settings, "tiny", PathSource(str(tmp_path / "tiny")))
     found = Stock(settings).need("tiny")
     assert found.weights == sum(each.numel() for each in model.parameters()) * size
-    assert found.kv_at_once == found.kv // 8
+    assert found.kv_at_once == (found.kv - 3 * _MIB) // 8
     [entry] = [each for each in Stock(settings).entries() if each.name == "tiny"]
     assert entry.ready
     assert entry.memory == found.at_once
