@@ -48,6 +48,7 @@ _WHOLE: Final = BeforeValidator(_whole)
 
 Whole = Annotated[int, _WHOLE]
 MaxTokens = Annotated[int, Field(ge=1), _WHOLE]
+TopLogprobs = Annotated[int, Field(ge=0, le=20), _WHOLE]
 TopK = Annotated[int, Field(ge=0, le=MAX_TOP_K), _WHOLE]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED), _WHOLE]
 Priority = Annotated[int, Field(ge=0, le=9), _WHOLE]

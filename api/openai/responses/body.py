@@ -23,7 +23,7 @@ from api.openai.responses import note
 from api.openai.responses.inputs import Input
 from api.openai.responses.note import ResponseNote
 from api.openai.responses.text import TextConfig
-from api.schemas import MaxTokens, Priority, Seed, Stop, TopK, Whole, fingerprint
+from api.schemas import MaxTokens, Priority, Seed, Stop, TopK, TopLogprobs, fingerprint
 from shared.job import Message, SamplingParams, new_seed
 
 LOGPROBS: Final = "message.output_text.logprobs"
@@ -109,10 +109,8 @@ class ResponseBody(BaseModel):
     include: list[Literal["message.output_text.logprobs"]] | None = Field(
         None, description="Log probabilities are all that can be had in addition."
     )
-    top_logprobs: Whole | None = Field(
+    top_logprobs: TopLogprobs | None = Field(
         None,
-        ge=0,
-        le=20,
         description="How many of the likeliest tokens are told at each place; asks for the "
         "log probabilities by itself.",
     )
