@@ -61,7 +61,8 @@ _JOB: Final[dict[str, Any]] = {
     "headers": {JOBS_HEADER: {"description": "The response's job.", "schema": {"type": "string"}}}
 }
 _RETRIEVED: Final[Responses] = {200: _ANSWER}
-_CREATED: Final[Responses] = {200: _ANSWER | _JOB} | openai_errors(
+_MADE: Final[Responses] = {200: _ANSWER | _JOB}
+_CREATED: Final[Responses] = _MADE | openai_errors(
     "/v1/responses",
     *ADMISSION_PROBLEMS,
     "prompt_too_long",
