@@ -111,8 +111,6 @@ class ResponseBody(BaseModel):
     )
     top_logprobs: UpTo20 | None = Field(
         None,
-        ge=0,
-        le=20,
         description="How many of the likeliest tokens are told at each place; asks for the "
         "log probabilities by itself.",
     )
