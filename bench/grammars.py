@@ -37,7 +37,7 @@ def main() -> None:
     if arguments.seeds:
         _report_fit(model, range(arguments.seeds), arguments.tokens)
     if arguments.rounds:
-        _report_cost(model, arguments.rounds)
+        _report_cost(model, arguments.rounds, arguments.steps)
 
 
 def _arguments() -> argparse.Namespace:
@@ -45,6 +45,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=10, help="responses for each schema")
     parser.add_argument("--tokens", type=int, default=1024, help="max_tokens of each")
     parser.add_argument("--rounds", type=int, default=5, help="of the measurement at batch 8")
+    parser.add_argument("--steps", type=int, default=64, help="tokens of each stream in it")
     return parser.parse_args()
 
 
@@ -103,7 +104,7 @@ def _report_fit(model: LoadedModel, seeds: Sequence[int], max_tokens: int) -> No
     print(f"{len(texts) - len(wrong)} of {len(texts)} responses fit, made in {seconds:.0f} s.")
 
 
-def _report_cost(model: LoadedModel, rounds: int, tokens: int = 64, batch: int = 8) -> None:
+def _report_cost(model: LoadedModel, rounds: int, tokens: int, batch: int = 8) -> None:
     """Tokens a second of a batch without, with and half with a grammar, in turn."""
     kinds = {"free": 0, "half constrained": batch // 2, "constrained": batch}
     rates: dict[str, list[float]] = {kind: [] for kind in kinds}
