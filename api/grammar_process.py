@@ -1,7 +1,7 @@
 """The process that looks at grammars: one a line comes in, what is wrong with it goes out.
 
-The library takes regular expressions apart, and some of a few hundred bytes keep it busy for hours
-or fill the memory. No thread can be stopped in there. So it is a process, which the kernel ends.
+The library takes regular expressions apart, and some of a kilobyte keep it busy without end or fill
+the memory. No thread can be stopped in there. So it is a process, which the kernel ends.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ _LAYOUT: Final[JsonCompileOptions] = {
     "item_separator": ", ",
     "key_separator": ": ",
 }
-"""As Python writes JSON. Where any white space is allowed, small models write nothing else."""
+"""As Python writes JSON. Where any white space is allowed, a small model may write nothing else."""
 
 _ANY_OBJECT: Final = '{"type": "object"}'
 _MAX_MESSAGE: Final = 300
