@@ -14,8 +14,8 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c const
 RUN_EXTRAS := api,worker,dashboard
 
 .DEFAULT_GOAL := help
-.PHONY: help up models test test-browser test-proxy test-remote test-hosts test-datasette compose-test
-.PHONY: chaos check kubernetes-check alerts-check bench datasette clean
+.PHONY: help up models test test-browser test-sdks test-proxy test-remote test-hosts test-datasette
+.PHONY: compose-test chaos check kubernetes-check alerts-check bench datasette clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -35,6 +35,9 @@ test: $(VENV)/.dev ## Run all tests, the last three minutes under faults
 
 test-browser: $(VENV)/.dev ## Look at the dashboard with a headless Chromium, which it needs
 	@$(BIN)/python -m pytest tests/browser
+
+test-sdks: $(VENV)/.dev .cache/sdks/.installed ## OpenAI's SDKs, LangChain, LiteLLM and llm; needs npm
+	@$(BIN)/python -m pytest tests/sdks
 
 test-proxy: $(VENV)/.dev ## Stream through nginx, Caddy and Traefik, which it needs; PROXIES=nginx for some
 	@PROXIES="$(PROXIES)" $(BIN)/python -m pytest tests/proxy
@@ -106,6 +109,17 @@ $(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.torch
 	@echo "Installing MiniVault and its development tools into $(VENV)"
 	@$(PIP_INSTALL) -e '.[dev]'
 	@touch $(VENV)/.run $@
+
+.cache/sdks/.installed: tests/sdks/node/package.json tests/sdks/others/requirements.txt
+	@command -v npm >/dev/null || { echo "make test-sdks needs Node.js with npm" >&2; exit 1; }
+	@echo "Installing SDKs into .cache/sdks"
+	@mkdir -p .cache/sdks/node
+	@cp tests/sdks/node/package.json .cache/sdks/node
+	@npm install --prefix .cache/sdks/node --no-package-lock --no-audit --no-fund --silent
+	@$(PYTHON) -m venv .cache/sdks/venv
+	@.cache/sdks/venv/bin/python -m pip install --disable-pip-version-check --quiet \
+	  -r tests/sdks/others/requirements.txt
+	@touch $@
 
 $(VENV)/.kubernetes: deploy/kubernetes/requirements.txt $(VENV)/.dev
 	@echo "Installing schemas into $(VENV)"
