@@ -6,7 +6,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, TypeVar
 
 from shared.errors import StoreAwayError, StoreError
@@ -56,6 +56,9 @@ class Keyring:
             return KeyBook.open(self._settings, patient=True)
 
         self._book = await loop.run_in_executor(self._thread, open_book)
+        if self._required is None:
+            with suppress(StoreError):  # who asks first then looks again
+                self._required = await loop.run_in_executor(self._thread, self._book.exists)
         try:
             yield
         finally:

@@ -127,6 +127,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 class Model(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     default: bool
+    served: bool
+    """Requests may name it."""
     loaded: bool
     data: Data = msgspec.field(default_factory=dict)
 

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import httpx
 import psutil
@@ -60,7 +61,7 @@ def test_one_question_is_a_prompt(stack: Stack) -> None:
     body = {"prompt": "What is the capital of France?", "temperature": 0, "max_tokens": 40}
     other = httpx.post(f"{stack.url}/generate", json=body, timeout=60).json()
     assert one["response"] == other["response"]
-    assert one["usage"] == other["usage"]
+    assert one["usage"] == other["usage"] | {"cached_tokens": ANY}
 
 
 def test_a_conversation_of_too_many_tokens_is_a_client_error(stack: Stack) -> None:

@@ -408,7 +408,8 @@ def test_what_has_no_answer_raises_why(client_to) -> None:
 
 
 def test_models_are_listed(client_to) -> None:
-    listed = {"models": [{"name": "m", "default": True, "loaded": False, "pinned": True}]}
+    told = {"name": "m", "default": True, "served": True, "loaded": False, "pinned": True}
+    listed = {"models": [told]}
     with serving(Service(Reply(body=json.dumps(listed).encode()))) as url, client_to(url) as client:
         (model,) = client.models()
     assert (model.name, model.default, model.loaded) == ("m", True, False)

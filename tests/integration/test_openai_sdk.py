@@ -13,6 +13,7 @@ from shared.redis import connect
 from shared.settings import Settings
 from tests.support.api import running_api
 from tests.support.openai_sdk import async_sdk, sdk
+from tests.support.poll import until
 from tests.support.workers import fake_worker
 
 MODEL = "smollm2-135m"
@@ -65,7 +66,7 @@ def test_a_stream_is_the_whole_in_pieces(client: OpenAI) -> None:
     *spoken, last = chunks
     assert spoken[0].choices[0].delta.role == "assistant"
     assert "".join(chunk.choices[0].delta.content or "" for chunk in spoken) == SAID
-    assert len(spoken) == len(SAID) + 2
+    assert 3 <= len(spoken) <= len(SAID) + 2  # tokens that wait together share a chunk
     reasons = [chunk.choices[0].finish_reason for chunk in spoken]
     assert reasons == [None] * (len(spoken) - 1) + ["stop"]
     assert [chunk.usage for chunk in spoken] == [None] * len(spoken)
@@ -173,7 +174,8 @@ def test_completions(client: OpenAI) -> None:
             model=MODEL, prompt="abc", temperature=0, stream=True, echo=True, suffix=""
         )
     )
-    assert [chunk.choices[0].text for chunk in chunks] == ["abc", "a", "b", "c", ""]
+    first, *rest = [chunk.choices[0].text for chunk in chunks]
+    assert (first, "".join(rest)) == ("abc", "abc")
     assert chunks[-1].choices[0].finish_reason == "stop"
     ids = client.completions.create(model=MODEL, prompt=[104, 105], temperature=0)
     assert ids.choices[0].text == "hi"
@@ -272,4 +274,7 @@ def test_jobs_are_as_durable_as_any(client: OpenAI, session_settings: Settings) 
     """A request leaves nothing behind but what its jobs' logs hold."""
     client.chat.completions.create(model=MODEL, messages=HELLO, n=4, temperature=0)
     with connect(session_settings, "test") as redis:
-        assert redis.zcard(names.JOBS) == redis.zcard(names.ATTENDED) == 0
+        until(
+            lambda: redis.zcard(names.JOBS) == redis.zcard(names.ATTENDED) == 0,
+            what="nothing left",
+        )

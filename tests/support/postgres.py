@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -72,12 +72,14 @@ class Postgres:
         server = psutil.Process(self.process.pid)
         stopped = [server, *server.children()]
         for process in stopped:
-            process.suspend()
+            with suppress(psutil.NoSuchProcess):  # one whose client has just left
+                process.suspend()
         try:
             yield
         finally:
             for process in stopped:
-                process.resume()
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
 
     def connect(self, database: str = "postgres") -> "psycopg.Connection[Any]":
         return psycopg.connect(
