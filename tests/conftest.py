@@ -14,7 +14,6 @@ from shared.settings import PREFIX, Settings
 from tests.support.postgres import Postgres, running_postgres
 from tests.support.valkey import running_valkey
 
-
 # How long an example takes says how busy the machine is.
 hypothesis.settings.register_profile(
     "busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
