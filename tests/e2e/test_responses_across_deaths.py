@@ -71,6 +71,10 @@ def test_every_event_comes_once_across_deaths_of_worker_and_api(
         assert said == undisturbed.output_text
         final = client.responses.retrieve(response_id)
         assert final.output_text == said
-        assert (final.status, final.usage) == (undisturbed.status, undisturbed.usage)
+        assert final.status == undisturbed.status
+        assert final.usage is not None
+        assert undisturbed.usage is not None
+        # What was known of the prompt already is the luck of each attempt.
+        assert final.usage.total_tokens == undisturbed.usage.total_tokens
         # Told again from the beginning, by a process that has seen none of it.
         assert list(client.responses.retrieve(response_id, stream=True)) == events
