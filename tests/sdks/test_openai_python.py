@@ -125,7 +125,7 @@ def test_errors_are_the_sdks_own(service: Service, client: OpenAI) -> None:
     assert refused.value.param == "tools"
     with pytest.raises(openai.BadRequestError):
         client.chat.completions.create(model=MODEL, messages=CAPITAL, temperature=3)
-    slow = with_key(service.slow_key)
+    slow = with_key(service.slow_key())
     for _ in range(2):
         slow.chat.completions.create(model=MODEL, messages=CAPITAL, max_tokens=1)
     with pytest.raises(openai.RateLimitError):

@@ -44,8 +44,14 @@ def test_litellm(service: Service) -> None:
 
 
 def test_llm(service: Service, tmp_path: Path) -> None:
-    models = f"- model_id: mine\n  model_name: smollm2-135m\n  api_base: {service.url}\n"
-    (tmp_path / "extra-openai-models.yaml").write_text(models)
+    mine = {
+        "model_id": "mine",
+        "model_name": "smollm2-135m",
+        "api_base": service.url,
+        "api_key_name": "mine",
+    }
+    (tmp_path / "extra-openai-models.yaml").write_text(json.dumps([mine]))  # JSON is YAML
+    (tmp_path / "keys.json").write_text(json.dumps({"mine": service.key}))
     asked = ["-m", "mine", "-o", "temperature", "0", "What is the capital of France?"]
-    home = {"LLM_USER_PATH": str(tmp_path), "OPENAI_API_KEY": service.key}
-    assert run(service, str(OTHERS / "llm"), *asked, **home).strip() == ANSWER
+    answer = run(service, str(OTHERS / "llm"), *asked, LLM_USER_PATH=str(tmp_path))
+    assert answer.strip() == ANSWER
