@@ -5,32 +5,37 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection
-from typing import Annotated, Any, ClassVar, Final, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
-    WithJsonSchema,
     model_validator,
 )
 from pydantic.config import JsonDict
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from api.draft import Draft
-from api.finite import is_deeper
-from api.grammar_process import MAX_DEPTH, MAX_PATTERN
-from shared.job import Grammar, GrammarKind, Message, SamplingParams, new_seed
+from api.fields import (
+    NO_NUL,
+    Bias,
+    Logprobs,
+    MaxTokens,
+    Priority,
+    Seed,
+    Stop,
+    Text,
+    TokenId,
+    TopK,
+    no_nul,
+)
+from api.formats import ResponseFormat
+from shared.job import Message, SamplingParams, new_seed
 
 DEFAULT_MAX_TOKENS: Final = 256
-MAX_SEED: Final = 2**53 - 1
-"""The largest integer that every JSON reader keeps exact."""
-MAX_LOGPROBS: Final = 20
-MAX_TOP_K: Final = 1_000_000
-"""More than any vocabulary has."""
 MAX_MESSAGES: Final = 1_000
 
 _EXAMPLE: Final[JsonDict] = {
@@ -40,62 +45,6 @@ _EXAMPLE: Final[JsonDict] = {
 }
 
 
-def _no_nul(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("Text must not contain NUL.")
-    return text
-
-
-def _whole(value: object) -> object:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _plain_json(document: dict[str, Any]) -> dict[str, Any]:
-    """Nothing that a JSON writer would stumble over."""
-    if is_deeper(document, MAX_DEPTH):
-        raise ValueError(f"A schema may be {MAX_DEPTH} levels deep.")
-    json.dumps(document, allow_nan=False)
-    return document
-
-
-def _one_or_many(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-_NO_NUL: Final[JsonDict] = {"pattern": r"^[^\u0000]*$"}
-"""For readers of the schema; the check itself is `_no_nul`, whose message people can read."""
-
-_WHOLE: Final = BeforeValidator(_whole)
-"""64.0 is an integer to JSON Schema; "64" and true are not."""
-
-Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63), _WHOLE]
-UpTo5 = Annotated[int, Field(ge=0, le=5), _WHOLE]
-UpTo20 = Annotated[int, Field(ge=0, le=20), _WHOLE]
-OneTo64 = Annotated[int, Field(ge=1, le=64), _WHOLE]
-MaxTokens = Annotated[int, Field(ge=1), _WHOLE]
-Logprobs = Annotated[int, Field(ge=0, le=MAX_LOGPROBS), _WHOLE]
-TopK = Annotated[int, Field(ge=0, le=MAX_TOP_K), _WHOLE]
-Seed = Annotated[int, Field(ge=0, le=MAX_SEED), _WHOLE]
-Priority = Annotated[int, Field(ge=0, le=9), _WHOLE]
-
-Text = Annotated[str, Field(min_length=1, json_schema_extra=_NO_NUL), AfterValidator(_no_nul)]
-StopString = Annotated[Text, Field(max_length=200)]
-_STOP_STRING: Final[JsonDict] = {"type": "string", "minLength": 1, "maxLength": 200, **_NO_NUL}
-Stop = Annotated[
-    list[StopString],
-    Field(max_length=8),
-    BeforeValidator(_one_or_many),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                _STOP_STRING,
-                {"type": "array", "items": _STOP_STRING, "maxItems": 8},
-            ]
-        }
-    ),
-]
-
-
 class MessageBody(BaseModel):
     """One turn of a conversation. What order roles may have is up to the model's template."""
 
@@ -103,7 +52,7 @@ class MessageBody(BaseModel):
 
     role: Literal["system", "user", "assistant"]
     # To count its characters, if only to none, pydantic has to see whether they are Unicode.
-    content: Annotated[str, Field(min_length=0, json_schema_extra=_NO_NUL), AfterValidator(_no_nul)]
+    content: Annotated[str, Field(min_length=0, json_schema_extra=NO_NUL), AfterValidator(no_nul)]
 
 
 _PROMPT_OR_MESSAGES: Final[JsonDict] = {
@@ -120,67 +69,6 @@ _PROMPT_OR_MESSAGES: Final[JsonDict] = {
 def fingerprint(body: BaseModel, *, exclude: Collection[str] = ()) -> str:
     """Of what a client has sent, also where it is no text that UTF-8 could hold."""
     return hashlib.sha256(json.dumps(body.model_dump(exclude=set(exclude))).encode()).hexdigest()
-
-
-class _Format(BaseModel):
-    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
-
-
-class TextFormat(_Format):
-    """Whatever the model says."""
-
-    type: Literal["text"]
-
-    def grammar(self) -> Grammar | None:
-        return None
-
-
-class JsonObjectFormat(_Format):
-    """A JSON object of any kind."""
-
-    type: Literal["json_object"]
-
-    def grammar(self) -> Grammar | None:
-        return Grammar(GrammarKind.JSON_OBJECT)
-
-
-class JsonSchemaFormat(_Format):
-    """JSON that a schema (draft 2020-12) describes. What can't be held to is refused."""
-
-    type: Literal["json_schema"]
-    json_schema: Annotated[dict[str, Any], AfterValidator(_plain_json)] = Field(alias="schema")
-
-    def grammar(self) -> Grammar | None:
-        return Grammar(GrammarKind.JSON_SCHEMA, json.dumps(self.json_schema))
-
-
-class RegexFormat(_Format):
-    """A text that a regular expression matches from its beginning to its end."""
-
-    type: Literal["regex"]
-    pattern: Annotated[Text, Field(max_length=MAX_PATTERN)]
-
-    def grammar(self) -> Grammar | None:
-        return Grammar(GrammarKind.REGEX, self.pattern)
-
-
-class ChoiceFormat(_Format):
-    """One of these texts."""
-
-    type: Literal["choice"]
-    choices: Annotated[list[Text], Field(min_length=1, max_length=1000)]
-
-    def grammar(self) -> Grammar | None:
-        return Grammar(GrammarKind.CHOICE, json.dumps(self.choices))
-
-
-ResponseFormat = Annotated[
-    TextFormat | JsonObjectFormat | JsonSchemaFormat | RegexFormat | ChoiceFormat,
-    Field(discriminator="type"),
-]
-
-TokenId = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]
-Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
 class GenerateBody(BaseModel):

@@ -8,7 +8,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field
 from pydantic.config import JsonDict
 
 from api.errors import FieldProblem, InvalidRequestError
-from api.schemas import MAX_MESSAGES, MessageBody, Text
+from api.fields import Text
+from api.schemas import MAX_MESSAGES, MessageBody
 from shared.job import Message
 from shared.tokenizing import Detokenize, Tokenize
 

@@ -35,7 +35,7 @@ class Grammar(msgspec.Struct, frozen=True):
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
-    """How tokens are drawn. Ranges are checked where requests enter (`api.schemas`).
+    """How tokens are drawn. Ranges are checked where requests enter (`api.fields`).
 
     The filters apply in this order, as in transformers: penalties, temperature, top_k,
     top_p, min_p. `repetition_penalty` looks at prompt and output (Keskar et al. 2019);

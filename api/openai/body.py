@@ -21,8 +21,9 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from api.errors import FieldProblem, InvalidRequestError
+from api.fields import MAX_SEED, Int64, OneTo64, Priority, Stop, TopK
 from api.openai.fields import STRICT
-from api.schemas import MAX_SEED, Int64, OneTo64, Priority, Stop, TopK, fingerprint
+from api.schemas import fingerprint
 from shared.job import Grammar, SamplingParams, new_seed
 
 MAX_CHOICES: Final = 64

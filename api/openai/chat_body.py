@@ -9,11 +9,11 @@ from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 from api.draft import Draft
+from api.fields import MaxTokens, UpTo20
 from api.openai.body import ONLY_STREAMS_HAVE_OPTIONS, Body, bounded
 from api.openai.content import TextContent
 from api.openai.fields import STRICT, refused, unsupported
 from api.openai.formats import ChatFormat
-from api.schemas import MaxTokens, UpTo20
 from shared.job import Message
 from shared.settings import Settings
 

@@ -18,6 +18,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from api.draft import Draft
+from api.fields import MaxTokens, UpTo5
 from api.openai.body import (
     MAX_CHOICES,
     ONLY_STREAMS_HAVE_OPTIONS,
@@ -27,7 +28,6 @@ from api.openai.body import (
 )
 from api.openai.content import checked
 from api.openai.fields import refused, unsupported
-from api.schemas import MaxTokens, UpTo5
 from shared.settings import Settings
 
 DEFAULT_MAX_TOKENS: Final = 16

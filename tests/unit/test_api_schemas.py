@@ -3,7 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from api.schemas import MAX_SEED, GenerateBody
+from api.fields import MAX_SEED
+from api.schemas import GenerateBody
 
 
 def test_a_conversation_is_drafted_as_it_came() -> None:

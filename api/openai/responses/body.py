@@ -16,6 +16,7 @@ from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 from api.draft import Draft
+from api.fields import MaxTokens, Priority, Seed, Stop, TopK, UpTo20
 from api.openai.body import ONLY_STREAMS_HAVE_OPTIONS, bounded
 from api.openai.content import checked
 from api.openai.fields import STRICT, refused
@@ -23,7 +24,7 @@ from api.openai.responses import note
 from api.openai.responses.inputs import Input
 from api.openai.responses.note import ResponseNote
 from api.openai.responses.text import TextConfig
-from api.schemas import MaxTokens, Priority, Seed, Stop, TopK, UpTo20, fingerprint
+from api.schemas import fingerprint
 from shared.job import Message, SamplingParams, new_seed
 
 LOGPROBS: Final = "message.output_text.logprobs"
