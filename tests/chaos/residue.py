@@ -13,8 +13,8 @@ from tests.support.models import REAL
 
 _JOB: Final = r"job-[0-9a-f]{32}"
 _EXPIRES: Final = re.compile(
-    rf"minivault:job:{_JOB}:(events|ended)|minivault:(idempotency:.*|sweep)|rq:(job|results):{_JOB}"
-    rf"|rq:clean_groups|rq:clean_registries:.*|rq:worker:[^:]+"
+    rf"minivault:job:{_JOB}:(events|ended)|minivault:(idempotency:.*|sweep|retention|stock:.*)"
+    rf"|rq:(job|results):{_JOB}|rq:clean_groups|rq:clean_registries:.*|rq:worker:[^:]+"
 )
 """Fine as long as it goes away by itself."""
 _STAYS: Final = re.compile(
