@@ -187,11 +187,8 @@ def failure(event: Failed) -> MiniVaultError:
     return refusal(event.code, event.message)
 
 
-def refusal(code: str, message: str) -> MiniVaultError:
-    """The error that a worker means."""
-    return _OF_JOBS.get(code, GenerationError)(message)
-
-
-def model_problem(code: str, message: str) -> MiniVaultError:
-    """The error that a worker answers with to what it was told about a model."""
-    return _OF_JOBS.get(code, ModelUnavailableError)(message)
+def refusal(
+    code: str, message: str, otherwise: type[MiniVaultError] = GenerationError
+) -> MiniVaultError:
+    """The error that a worker means; `otherwise` where its code is none of those known here."""
+    return _OF_JOBS.get(code, otherwise)(message)

@@ -10,7 +10,7 @@ from typing import Final
 from redis.asyncio import Redis
 
 from api.deadline import in_time
-from api.errors import ModelInSettingsError, ModelPinnedError, NoWorkerError, model_problem
+from api.errors import ModelInSettingsError, ModelPinnedError, NoWorkerError, refusal
 from api.served import Served
 from shared import fleet, names
 from shared.errors import MiniVaultError, ModelUnavailableError, NoPlaceError, UnknownModelError
@@ -169,7 +169,7 @@ class Fleet:
             if raw is not None:
                 answer = fleet.decode(raw, Answer)
                 if answer.code:
-                    raise model_problem(answer.code, answer.message)
+                    raise refusal(answer.code, answer.message, ModelUnavailableError)
                 return True
             if not lives:
                 if dead_is_done:

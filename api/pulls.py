@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from api.deadline import in_time
-from api.errors import NoWorkerError, model_problem
+from api.errors import NoWorkerError, refusal
 from api.fleet import Fleet
 from shared import fleet, names
 from shared.errors import MiniVaultError, ModelUnavailableError, RedisUnavailableError
@@ -52,7 +52,7 @@ class Pull:
                 raise problem
             if state is not None and state.state != "running":
                 if state.state == "failed":
-                    raise model_problem(state.code, state.message)
+                    raise refusal(state.code, state.message, ModelUnavailableError)
                 return
             if state is not None and state != told:
                 told = state

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from typing import Any, Final
+from typing import Any
 from urllib.parse import quote
 
 from dotenv import dotenv_values
@@ -14,9 +14,6 @@ from sqlalchemy import make_url
 from shared.errors import SettingsError
 from shared.secret import read_secret
 from shared.settings import ENV_FILE, PREFIX, Settings
-
-_OF_CLIENTS: Final = PREFIX + "API_KEY"
-"""No setting of the service: what `cli.calls` sends to it. It may well be in the same `.env`."""
 
 
 def load_settings(**overrides: Any) -> Settings:
@@ -64,7 +61,7 @@ def _with_database_password(settings: Settings) -> Settings:
 
 
 def _unknown_names() -> list[str]:
-    known = {PREFIX + name.upper() for name in Settings.model_fields} | {_OF_CLIENTS}
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
     present = [*os.environ, *dotenv_values(ENV_FILE)]
     problems = []
     for name in sorted({name.upper() for name in present if name.upper().startswith(PREFIX)}):
