@@ -22,7 +22,7 @@ FLAGS: Final = (
 )
 _CANDIDATES: Final = ("c++", "g++", "clang++")
 _SECONDS: Final = 180.0
-"""Ten times what a slow machine takes."""
+"""For a compiler that hangs; one that works is done in a fraction of it."""
 _REMEDY: Final = "Install g++ or clang, or set CXX"
 
 

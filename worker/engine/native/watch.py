@@ -23,6 +23,7 @@ _LOWEST_PRIORITY: Final = 19
 
 def main(seconds: float, command: list[str]) -> int:
     os.nice(_LOWEST_PRIORITY)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller to answer
     # A group of its own: compilers do their work in children.
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)  # noqa: S603
 
