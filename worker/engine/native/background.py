@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Final
+from typing import Final, TypeVar
 
 from shared.errors import KernelsUnavailableError
 from shared.logging import get_logger
@@ -14,7 +15,14 @@ from shared.settings import Settings
 from worker.engine.native.kernels import Kernels, Made
 from worker.engine.native.library import load
 
-_MEANWHILE: Final = "The eager path serves meanwhile, which is slower."
+MEANWHILE: Final = "The eager path serves meanwhile, which is slower."
+
+T = TypeVar("T")
+
+
+def wanted(settings: Settings) -> bool:
+    """Whether models run where kernels would be used, as far as the settings tell."""
+    return settings.device in ("auto", "cpu") and settings.dtype == "auto"
 
 
 def kernels_of(settings: Settings) -> Kernels:
@@ -27,29 +35,41 @@ def prepare(kernels: Kernels) -> Future[ctypes.CDLL]:
 
     Its exception is a KernelsUnavailableError, and has been logged.
     """
+    if not (found := kernels.find()):
+        return in_background(lambda: _loaded(lambda: kernels.build(_log)))
     ready: Future[ctypes.CDLL] = Future()
-    started = time.monotonic()
-
-    def get(made: Made | None) -> None:
-        try:
-            made = made or kernels.build(_log)
-            library = load(made.path)
-        except KernelsUnavailableError as error:
-            get_logger().warning("kernels unavailable", reason=f"{error.detail} {_MEANWHILE}")
-            ready.set_exception(error)
-        except Exception as error:  # noqa: BLE001  (whoever waits must hear of it)
-            get_logger().exception("kernels unavailable", reason=_MEANWHILE)
-            ready.set_exception(KernelsUnavailableError(f"{type(error).__name__}: {error}"))
-        else:
-            seconds = round(time.monotonic() - started, 2)
-            get_logger().info("kernels ready", source=made.source, isa=made.level, seconds=seconds)
-            ready.set_result(library)
-
-    if found := kernels.find():
-        get(found)
-    else:
-        threading.Thread(target=get, args=(None,), name="kernels", daemon=True).start()
+    _settle(ready, lambda: _loaded(lambda: found))
     return ready
+
+
+def in_background(work: Callable[[], T]) -> Future[T]:
+    """What `work` returns or raises, from a thread that keeps nobody from ending."""
+    result: Future[T] = Future()
+    threading.Thread(target=_settle, args=(result, work), name="kernels", daemon=True).start()
+    return result
+
+
+def _settle(result: Future[T], work: Callable[[], T]) -> None:
+    try:
+        result.set_result(work())
+    except Exception as error:  # noqa: BLE001  (whoever waits must hear of it)
+        result.set_exception(error)
+
+
+def _loaded(get: Callable[[], Made]) -> ctypes.CDLL:
+    started = time.monotonic()
+    try:
+        made = get()
+        library = load(made.path)
+    except KernelsUnavailableError as error:
+        get_logger().warning("kernels unavailable", reason=f"{error.detail} {MEANWHILE}")
+        raise
+    except Exception as error:
+        get_logger().exception("kernels unavailable", reason=MEANWHILE)
+        raise KernelsUnavailableError(f"{type(error).__name__}: {error}") from error
+    seconds = round(time.monotonic() - started, 2)
+    get_logger().info("kernels ready", source=made.source, isa=made.level, seconds=seconds)
+    return library
 
 
 def _log(stage: str) -> None:
