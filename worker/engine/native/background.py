@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 def wanted(settings: Settings) -> bool:
     """Whether models run where kernels would be used, as far as the settings tell."""
-    return settings.device in ("auto", "cpu") and settings.dtype == "auto"
+    return settings.device in ("auto", "cpu") and settings.dtype in ("auto", "int8")
 
 
 def kernels_of(settings: Settings) -> Kernels:
