@@ -19,7 +19,6 @@ from worker.engine.forward import Forward, Successor
 from worker.engine.logprobs import Logprobs
 from worker.engine.pace import Pace
 from worker.engine.prefix import PrefixCache
-from worker.engine.sampler import sample
 from worker.engine.sequence import Sequence
 from worker.engine.vocabulary import Vocabulary
 
@@ -171,7 +170,7 @@ class TransformersEngine:
         with torch.inference_mode():
             rows = logits if len(complete) == len(chunks) else logits[complete]
             logprobs = Logprobs(rows, sequences, self._vocabulary)
-            token_ids = sample(rows, sequences)
+            token_ids = self._forward.sample(rows, sequences)
             told = logprobs.of(token_ids)
         return [s.accept(token_ids[i], told.get(i)) for i, s in enumerate(sequences)]
 

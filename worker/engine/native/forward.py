@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Sequence as Rows
 from typing import Final
 
 import numpy as np
@@ -11,7 +13,9 @@ from torch import Tensor
 from worker.engine.blocks import BLOCK
 from worker.engine.cache import Step, aligned, allocate
 from worker.engine.native import library
+from worker.engine.native.sampling import NativeSampler
 from worker.engine.native.weights import NativeWeights
+from worker.engine.sequence import Sequence
 
 
 class NativeForward:
@@ -36,6 +40,12 @@ class NativeForward:
                 library.LayerCache(keys=keys.data_ptr(), values=values.data_ptr())
                 for keys, values in zip(self._tensors[::2], self._tensors[1::2], strict=True)
             )
+        )
+        self._sampler = NativeSampler(
+            weights.kernels,
+            rows=slots,
+            run=ctypes.cast(weights.kernels.mv_pool_run, ctypes.c_void_p).value,
+            pool=weights.pool.value,
         )
         self._logits = torch.empty((slots, weights.vocabulary), dtype=torch.float32)
 
@@ -71,6 +81,9 @@ class NativeForward:
             )
         )
         return self._logits[: len(steps)]
+
+    def sample(self, logits: Tensor, sequences: Rows[Sequence]) -> list[int]:
+        return self._sampler.sample(logits, sequences)
 
     @torch.inference_mode()
     def move(self, source: int, target: int, length: int) -> None:
