@@ -219,7 +219,8 @@ def _style() -> str:
 
     return (
         "text{font:12px sans-serif;fill:#24292f}.small{font-size:11px}"
-        ".title{font:600 15px sans-serif}.paper{fill:#ffffff}.grid{stroke:#d8dee4}.axis{stroke:#57606a}"
+        ".title{font:600 15px sans-serif}.paper{fill:#ffffff}"
+        ".grid{stroke:#d8dee4}.axis{stroke:#57606a}"
         f"polyline{{fill:none;stroke-width:2}}{rules(0)}"
         "@media (prefers-color-scheme:dark){"
         f"text{{fill:#e6edf3}}.paper{{fill:#0d1117}}.grid{{stroke:#30363d}}.axis{{stroke:#8b949e}}"
