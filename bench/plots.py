@@ -141,16 +141,17 @@ class _Scale:
 
     @classmethod
     def _logarithmic(cls, values: Sequence[float], start: float, end: float) -> _Scale:
+        """With a tick at each value where these are few, else at round numbers."""
         positive = sorted({value for value in values if value > 0}) or [1]
-        low, high = positive[0], max(positive[-1], positive[0] * 1.01)
         zero = () if len(positive) == len(set(values)) else (0.0,)
-        if zero:
-            low /= 4
+        low, high = positive[0], max(positive[-1], positive[0] * 1.01)
         ticks = tuple(positive)
         if len(ticks) > _MOST_LABELLED:
-            decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-            ticks = tuple(10.0**n for n in decades if low <= 10.0**n <= high)
-        return cls(low, high, start, end, True, zero + ticks)
+            ticks = _round_numbers(low, high)
+            low, high = ticks[0], ticks[-1]
+            if len(ticks) > _MOST_LABELLED:
+                ticks = tuple(tick for tick in ticks if math.log10(tick).is_integer())
+        return cls(low / 4 if zero else low, high, start, end, True, zero + ticks)
 
     def place(self, value: float) -> float:
         if self.log:
@@ -165,6 +166,15 @@ def _round_step(least: float) -> float:
     """The next of 1, 2, 5, 10, ..."""
     power = 10.0 ** math.floor(math.log10(least))
     return next(power * n for n in (1, 2, 5, 10) if power * n >= least * 0.999)
+
+
+def _round_numbers(low: float, high: float) -> tuple[float, ...]:
+    """1, 2, 5, 10, ... from the last that is at most `low` to the first that is at least `high`."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    numbers = [float(f"{n}e{power}") for power in powers for n in (1, 2, 5)]
+    first = max(i for i, number in enumerate(numbers) if number <= low)
+    last = min(i for i, number in enumerate(numbers) if number >= high)
+    return tuple(numbers[first : last + 1])
 
 
 def _values(groups: Groups) -> Iterator[float]:
