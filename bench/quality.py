@@ -14,14 +14,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pydoc_data.topics import topics
 from typing import Any, Final, TypeAlias
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
+from bench.text import Text
 from shared.catalog import load_catalog
 from shared.configuration import load_settings
 from shared.settings import Settings
@@ -84,7 +84,9 @@ def main() -> None:
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     spec = load_catalog(settings)[settings.default_model]
     ensure_model(spec, settings, lambda *_: None)
-    ids = text_ids(settings, arguments.tokens)
+    ids = Text(settings).ids[: arguments.tokens]
+    if len(ids) < arguments.tokens:
+        sys.exit(f"The text has only {len(ids):,} tokens.")
     right_of, served_of = float32(settings), served(settings)
     comparison, began = Comparison(), time.monotonic()
     for start in range(0, len(ids), arguments.window):
@@ -104,17 +106,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=50_000)
     parser.add_argument("--window", type=int, default=512, help="tokens with a fresh context each")
     return parser.parse_args()
-
-
-def text_ids(settings: Settings, count: int) -> list[int]:
-    """The text's first tokens, as the default model has them."""
-    folder = load_catalog(settings)[settings.default_model].folder(settings)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    text = "\n\n".join(topics[name] for name in sorted(topics))
-    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    if len(ids) < count:
-        sys.exit(f"The text has only {len(ids):,} tokens.")
-    return ids[:count]
 
 
 def float32(settings: Settings) -> Logits:
