@@ -190,7 +190,7 @@ def _context(task: Task) -> None:
                 number += 1
                 service.stream_all(url, [piece], 1, raw=True)
                 streams = service.stream_all(url, [piece] * _EIGHT, _ANSWER_TOKENS, raw=True)
-                results.append(summarize(_behind_all_beginnings(streams)))
+                results.append(summarize(behind_all_beginnings(streams)))
     found = {n: _Middle.of(results) for n, results in runs.items()}
     _table(
         ["tokens behind each of 8 streams", "ITL p50 / p99", "tokens/s"],
@@ -204,7 +204,7 @@ def _context(task: Task) -> None:
     task.draw("context-itl", title, itls, "tokens of context", "ms")
 
 
-def _behind_all_beginnings(streams: Sequence[Stream]) -> list[Stream]:
+def behind_all_beginnings(streams: Sequence[Stream]) -> list[Stream]:
     """What came after all had begun, each event with its stream's mean number of tokens."""
     begun = max(stream.arrivals[0] for stream in streams)
     parts = []
