@@ -11,7 +11,6 @@ import argparse
 import os
 import time
 from collections.abc import Callable
-from statistics import median
 from typing import Any, Final, NamedTuple, get_args
 
 import torch
@@ -111,7 +110,7 @@ def _arguments() -> argparse.Namespace:
 def measure_machine() -> Machine:
     """With torch's threads, the best of several runs each."""
     numbers = torch.ones(_READ_BYTES // 4)
-    read = _READ_BYTES / _best(lambda: numbers.sum())
+    read = _READ_BYTES / _best(numbers.sum)
     floats = torch.randn(_SIDE, _SIDE)
     operations = 2 * _SIDE**3
     rates = {"float32": operations / _best(lambda: floats @ floats)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import cProfile
 import pstats
-from collections import Counter
+from collections import defaultdict
 from typing import Any, Final
 
 import psutil
@@ -22,7 +22,7 @@ from shared.settings import Settings
 from worker.model_files import ensure_model
 
 _ROLES: Final = ("worker", "api", "valkey-server", "up")
-"""As they stand in the command lines, looked for in this order."""
+"""Names of programs or words of command lines, looked for in this order."""
 _CLIENT: Final = "client (this benchmark)"
 
 
@@ -58,13 +58,13 @@ def _report_processes(settings: Settings, asked: list[str], max_tokens: int) -> 
         print(f"| {role} | {seconds / tokens * 1e3:.3f} | {seconds / whole:.1%} |")
 
 
-def _processor_seconds() -> Counter[str]:
+def _processor_seconds() -> dict[str, float]:
     """User's and system's, since each process began, by role."""
     own = psutil.Process()
-    found = Counter({_CLIENT: _seconds_of(own)})
+    found = defaultdict(float, {_CLIENT: _seconds_of(own)})
     for process in own.children(recursive=True):
-        command = " ".join(process.cmdline())
-        found[next((role for role in _ROLES if role in command), "others")] += _seconds_of(process)
+        words = {process.name(), *process.cmdline()}
+        found[next((role for role in _ROLES if role in words), "others")] += _seconds_of(process)
     return found
 
 
