@@ -28,6 +28,10 @@ RECORDED: Final = {1: 96.0, 8: 187.0, 32: 246.0}
 
 The best of Q4_1 and Q8_0, 32 slots. For where there is no llama-server to be measured.
 """
+_DETAILS: Final = (
+    *("times in ms", "streams", "TTFT p50 / p90 / p99", "ITL p50 / p90 / p99"),
+    *("end to end p50 / p90 / p99", "tokens", "CPU ms a token", "memory, MiB", "KiB a token held"),
+)
 _PLOT: Final = Path("docs/performance-others.svg")
 
 
@@ -115,11 +119,12 @@ def _round(running: Sequence[System], number: int, streams: Sequence[int], token
 def _report(rounds: Sequence[Round], streams: Sequence[int], tokens: int) -> None:
     names = list(dict.fromkeys(name for name, _ in rounds[0]))
     print(f"\n{report.machine()}.")
-    print(f"{len(rounds)} rounds, at most {tokens} tokens a stream. Medians; in brackets least-most.")
+    print(
+        f"{len(rounds)} rounds, at most {tokens} tokens a stream. Medians; in brackets least-most."
+    )
     head = ["tokens/s", *(f"{count} streams" if count > 1 else "1 stream" for count in streams)]
     rows = [
-        [name, *(report.spread(_rates(rounds, name, count)) for count in streams)]
-        for name in names
+        [name, *(report.spread(_rates(rounds, name, count)) for count in streams)] for name in names
     ]
     for other in names[1:]:
         ratios = [
@@ -130,7 +135,9 @@ def _report(rounds: Sequence[Round], streams: Sequence[int], tokens: int) -> Non
     if systems.LLAMA not in names:
         rows.append(["llama.cpp server, *recorded, not in this run*", *map(_recorded, streams)])
         shares = [
-            report.spread([rate / RECORDED[count] for rate in _rates(rounds, names[0], count)], ".2f")
+            report.spread(
+                [rate / RECORDED[count] for rate in _rates(rounds, names[0], count)], ".2f"
+            )
             if count in RECORDED
             else "-"
             for count in streams
@@ -138,8 +145,7 @@ def _report(rounds: Sequence[Round], streams: Sequence[int], tokens: int) -> Non
         rows.append([f"{names[0]} / llama.cpp, recorded", *shares])
     report.table(head, rows)
     report.table(
-        ["", "streams", "TTFT p50 / p90 / p99", "ITL p50 / p90 / p99", "end to end", "tokens"]
-        + ["CPU ms a token", "memory, MiB", "KiB a token held"],
+        _DETAILS,
         [_details(rounds, name, count) for name in names for count in streams],
     )
 

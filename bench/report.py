@@ -18,7 +18,7 @@ from bench.systems import CACHE
 def spread(values: Sequence[float], form: str = ".0f", scale: float = 1) -> str:
     """Median, and in brackets the least and the most."""
     shown = [format(value * scale, form) for value in (median(values), min(values), max(values))]
-    return f"{shown[0]} ({shown[1]}–{shown[2]})"
+    return f"{shown[0]} ({shown[1]} to {shown[2]})"
 
 
 def middle(values: Iterable[float], form: str = ".0f", scale: float = 1) -> str:

@@ -12,9 +12,9 @@ _OUTPUT_TOKENS: Final = (7, 54, 77, 91, 103, 129, 177, 384, 400, 424, 1000)
 """Deciles, the least and the most first and last; see `trace`."""
 
 _WORDS: Final = (
-    "river stone light paper winter garden signal copper morning letter window bridge silver "
-    "forest market summer engine harbor mirror valley"
-).split()
+    *("river", "stone", "light", "paper", "winter", "garden", "signal", "copper", "morning"),
+    *("letter", "window", "bridge", "silver", "forest", "market", "summer", "engine", "harbor"),
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def poisson(rate: float, seconds: float, dice: Random) -> list[float]:
 def trace(
     times: Sequence[float], dice: Random, *, scale: float, most_prompt: int, most_output: int
 ) -> list[Ask]:
-    """Requests at these times, as long as those of the Azure LLM inference trace 2023, conversation.
+    """Requests as long as the conversations of the Azure LLM inference trace 2023.
 
     The trace (19,366 requests of one hour; github.com/Azure/AzurePublicDataset, file
     AzureLLMInferenceTrace_conv.csv, CC-BY; Patel et al., "Splitwise", ISCA 2024) has prompts of

@@ -66,6 +66,7 @@ def run(
 async def post(url: str, data: bytes) -> Received:
     """Send a JSON body and take what comes, to the end or until patience ends."""
     address = urlsplit(url)
+    host, port = address.hostname or "", address.port or 80
     head = (
         f"POST {address.path} HTTP/1.1\r\nHost: {address.netloc}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n"
@@ -75,9 +76,7 @@ async def post(url: str, data: bytes) -> Received:
     connection = _Connection(head.encode() + data, loop.create_future())
     try:
         async with asyncio.timeout(_PATIENCE):
-            transport, _ = await loop.create_connection(
-                lambda: connection, address.hostname, address.port
-            )
+            transport, _ = await loop.create_connection(lambda: connection, host, port)
             try:
                 await connection.over
             finally:
