@@ -1,13 +1,14 @@
 """`python -m bench.compare`: the whole path beside what others would pick instead.
 
 Every system answers the same prompts, greedily, as a chat, in turn within each round, while the
-others stand still. Ratios are taken within a round. Prompts are new in every round, so of a prefix
+others stand still (MiniVault goes on, and what it takes meanwhile is told). Ratios are taken within a round. Prompts are new in every round, so of a prefix
 cache only what chats share helps.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -66,11 +67,19 @@ def main(rounds: int = 5) -> None:
             print(f"starting {name} ...", flush=True)
             started = systems.started(name, settings, warm_seconds=arguments.warm)
             running.append(stack.enter_context(started))
+        begin, used = time.monotonic(), [system.usage().cpu_seconds for system in running]
         found = []
         for number in range(arguments.rounds):
             print(f"round {number + 1} of {arguments.rounds} ...", flush=True)
             found.append(_round(running, number, arguments.streams, arguments.tokens))
+        seconds = time.monotonic() - begin
+        idle = {
+            system.name: _idle(system, before, found, seconds)
+            for system, before in zip(running, used, strict=True)
+        }
     _report(found, arguments.streams, arguments.tokens)
+    shares = ", ".join(f"{name} {share:.1%}" for name, share in idle.items())
+    print(f"\nOf one core, while others were measured: {shares}.")
     if arguments.plot:
         _plot(found, arguments.streams)
     report.save(
@@ -99,6 +108,15 @@ def _arguments(rounds: int) -> argparse.Namespace:
     parser.add_argument("--warm", type=float, default=15, help="seconds of work before it counts")
     parser.add_argument("--plot", action="store_true", help=f"write {_PLOT}")
     return parser.parse_args()
+
+
+def _idle(system: System, before: float, rounds: Sequence[Round], seconds: float) -> float:
+    """Cores that a system took while it was not measured."""
+    own = [
+        measured for each in rounds for (name, _), measured in each.items() if name == system.name
+    ]
+    used = system.usage().cpu_seconds - before - sum(each.cpu_seconds for each in own)
+    return used / max(1e-9, seconds - sum(each.result.seconds for each in own))
 
 
 def _round(running: Sequence[System], number: int, streams: Sequence[int], tokens: int) -> Round:
