@@ -1,8 +1,8 @@
 """`python -m bench.compare`: the whole path beside what others would pick instead.
 
 Every system answers the same prompts, greedily, as a chat, in turn within each round, while the
-others stand still (MiniVault goes on, and what it takes meanwhile is told). Ratios are taken within a round. Prompts are new in every round, so of a prefix
-cache only what chats share helps.
+others stand still; MiniVault goes on, and what it takes meanwhile is told. Ratios are taken within
+a round. Prompts are new in every round, so of a prefix cache only what chats share helps.
 """
 
 from __future__ import annotations
@@ -78,8 +78,9 @@ def main(rounds: int = 5) -> None:
             for system, before in zip(running, used, strict=True)
         }
     _report(found, arguments.streams, arguments.tokens)
-    shares = ", ".join(f"{name} {share:.1%}" for name, share in idle.items())
-    print(f"\nOf one core, while others were measured: {shares}.")
+    if len(running) > 1:
+        shares = ", ".join(f"{name} {share:.1%}" for name, share in idle.items())
+        print(f"\nOf one core, while others were measured: {shares}.")
     if arguments.plot:
         _plot(found, arguments.streams)
     report.save(
