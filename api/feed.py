@@ -78,8 +78,15 @@ class Feed:
         return self._latest if isinstance(self._latest, Queued) else None
 
     async def __aiter__(self) -> AsyncIterator[AnyEvent]:
-        """Ends behind a terminal event, if it is the last one: a job may be put back after it.
+        """One by one, as `batches` has them."""
+        async for events in self.batches():
+            for event in events:
+                yield event
 
+    async def batches(self) -> AsyncIterator[list[AnyEvent]]:
+        """All that there is, then all that has come meanwhile, and so on; never empty.
+
+        Ends behind a terminal event, if it is the last one: a job may be put back after it.
         Events numbered 0 are remarks that the log does not hold.
 
         Raises:
@@ -91,10 +98,9 @@ class Feed:
         """
         events = await self._missed()
         while True:
-            for event in events:
-                if event.seq:
-                    self._last, self._latest = event.seq, event
-                yield event
+            if events:
+                self._note(events)
+                yield events
             if len(events) == PAGE:
                 events = await self._missed()
                 continue
@@ -108,15 +114,28 @@ class Feed:
             raise StoppingError
         if self._ended:
             raise InvalidKeyError
-        message = await self.inbox.get(max(0.0, self._look_at - _now()))
-        if message is None or message.seq > self._last + 1:
+        messages = await self.inbox.get(max(0.0, self._look_at - _now()))
+        if messages is None:
             return await self._missed()
-        if message.seq == 0:
-            return [message] if self.waiting else []
-        if message.seq <= self._last:
-            return []
-        self._look_again(message)
-        return [message]
+        events: list[AnyEvent] = []
+        last, latest = self._last, self._latest
+        for message in messages:
+            if message.seq == last + 1:
+                last, latest = message.seq, message
+                events.append(message)
+            elif message.seq > last:
+                return await self._missed()  # which has all that came before it too
+            elif message.seq == 0 and isinstance(latest, Queued):
+                events.append(message)
+        if latest is not self._latest:
+            self._look_again(latest)
+        return events
+
+    def _note(self, events: list[AnyEvent]) -> None:
+        for event in reversed(events):
+            if event.seq:
+                self._last, self._latest = event.seq, event
+                return
 
     async def _missed(self) -> list[AnyEvent]:
         try:

@@ -18,6 +18,7 @@ from api.keyring import Keyring
 from api.limits import FailedLogins, RateLimits
 from api.line import LOOK_SECONDS, Line
 from api.metrics import ApiMetrics
+from api.open_streams import OpenStreams
 from api.pace import Pace
 from api.proxies import Proxies
 from api.relay import Relay
@@ -40,6 +41,7 @@ class State:
     redis: Redis
     metrics: ApiMetrics
     relay: Relay
+    streams: OpenStreams
     tokenizers: Tokenizers
     proxies: Proxies
     keyring: Keyring
@@ -95,6 +97,7 @@ async def open_state(settings: Settings, metrics: ApiMetrics) -> AsyncIterator[S
                     redis=redis,
                     metrics=metrics,
                     relay=relay,
+                    streams=OpenStreams(settings.ping_seconds),
                     tokenizers=Tokenizers(redis),
                     proxies=proxies,
                     keyring=keyring,

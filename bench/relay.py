@@ -104,7 +104,7 @@ def _relayed(settings: Settings, streams: int, rate: int, seconds: float) -> str
     )
 
 
-def _watched(
+def _watched(  # noqa: PLR0917
     settings: Settings,
     api: psutil.Process,
     redis: Redis,

@@ -51,7 +51,7 @@ class _Stream:
             if not part:
                 raise RuntimeError(f"refused: {head[:200]!r}")
             head += part
-        self.socket.setblocking(False)  # noqa: FBT003
+        self.socket.setblocking(False)
 
     def whole(self) -> list[tuple[float, bytes]]:
         """Bodies of the chunks of the transfer, each with the time when its end was there."""

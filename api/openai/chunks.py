@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import Final
 
 import msgspec
@@ -58,12 +58,17 @@ class Chunks:
         self._opened: set[int] = set()
         self._usages: dict[int, events.Usage] = {}
 
-    async def stream(self, path: str) -> AsyncIterator[bytes]:
+    async def stream(self, path: str) -> AsyncGenerator[bytes]:
         """A failure is told in a frame of its own, as at `path`, and then there is no `[DONE]`."""
         try:
-            async for index, event in self._choices:
-                for choice in self._said(index, event):
-                    yield self._frame(choice, event.seq)
+            async for batch in self._choices.batches():
+                made = [
+                    self._frame(choice, event.seq)
+                    for index, event in batch
+                    for choice in self._said(index, event)
+                ]
+                if made:
+                    yield b"".join(made)
         except MiniVaultError as error:
             yield b"data: %s\n\n" % one_line(bytes(problem_of(error).at(path).body))
             return

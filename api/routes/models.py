@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from sse_starlette.event import ServerSentEvent
 
 from api.admission import json_only
 from api.caller import AdminDep, CallerDep
@@ -162,10 +161,10 @@ async def pull(
     if state.relay.draining:
         raise StoppingError("This process is stopping and opens no new streams.")
     found = await begin(state.redis, state.fleet, name, force=force)
-    return StreamResponse(_frames(found, state), state.settings)
+    return StreamResponse(_frames(found, state), state.streams)
 
 
-async def _frames(found: Pull, state: State) -> AsyncIterator[ServerSentEvent]:
+async def _frames(found: Pull, state: State) -> AsyncGenerator[bytes]:
     try:
         async for each in found.states():
             data = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
@@ -144,7 +144,7 @@ async def create(
         return await _now(state, record, caller)
     if body.stream:
         events = frames(feed, record.fold(), padded=body.padded)
-        return StreamResponse(events, state.settings, ping=PING)
+        return StreamResponse(events, state.streams, ping=PING)
     told = await while_connected(request, _whole(record, feed))
     if told.failure is not None:
         raise failure(told.failure)
@@ -169,7 +169,7 @@ async def _frames(
         Query(ge=0, le=_MAX_NUMBER, description="Number of the last event you have."),
     ] = None,
     include_obfuscation: Annotated[bool, Query(description="Pad deltas.")] = False,
-) -> AsyncIterator[AsyncIterator[bytes] | None]:
+) -> AsyncIterator[AsyncGenerator[bytes] | None]:
     if not stream:
         if starting_after is not None:
             raise invalid(["starting_after"], "Only a stream has events to start after.")
@@ -192,13 +192,13 @@ async def _frames(
 )
 async def retrieve(
     record: _Found,
-    events: Annotated[AsyncIterator[bytes] | None, Depends(_frames)],
+    events: Annotated[AsyncGenerator[bytes] | None, Depends(_frames)],
     state: StateDep,
     caller: CallerDep,
 ) -> Any:
     """Numbers stay the same whoever tells them, and after a crash of whatever process."""
     if events is not None:
-        return StreamResponse(events, state.settings, ping=PING)
+        return StreamResponse(events, state.streams, ping=PING)
     return await _now(state, record, caller)
 
 
