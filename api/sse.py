@@ -6,6 +6,7 @@ the text: the response is the concatenation of every `text` field, in order.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -23,6 +24,25 @@ _LINE_BREAKS: Final = [
 """JSON may hold these as they are, but clients that split lines as Unicode has them break there."""
 
 _encode: Final = msgspec.json.Encoder().encode
+
+
+_PIECE: Final = 16 * 1024
+"""Bytes that are worth a write of their own. A client that does not read has one in memory."""
+
+
+def pieces(frames: Iterable[bytes]) -> Iterator[bytes]:
+    """Frames put together, each made only when it is its turn."""
+    piece: list[bytes] = []
+    size = 0
+    for each in frames:
+        piece.append(each)
+        size += len(each)
+        if size >= _PIECE:
+            yield b"".join(piece)
+            piece.clear()
+            size = 0
+    if piece:
+        yield b"".join(piece)
 
 
 def one_line(encoded: bytes) -> bytes:

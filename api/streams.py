@@ -15,7 +15,7 @@ from api.errors import StoppingError, failure
 from api.feed import Feed
 from api.heartbeat import Heartbeat
 from api.open_streams import OpenStreams
-from api.sse import frame, json_frame
+from api.sse import frame, json_frame, pieces
 from shared.errors import MiniVaultError
 from shared.events import AnyEvent, Failed, text_of
 from shared.logging import get_logger
@@ -98,13 +98,14 @@ async def _leave(receive: Receive, cut: Callable[[], None]) -> None:
 
 
 async def frames(feed: Feed) -> AsyncGenerator[bytes]:
-    """A feed as server-sent events, those that come together in one piece.
+    """A feed as server-sent events, several to a piece where several are there.
 
     What ends the stream but not the job has no number: the client may resume behind the last.
     """
     try:
         async for events in feed.batches():
-            yield frame(events[0]) if len(events) == 1 else b"".join(map(frame, events))
+            for piece in pieces(map(frame, events)):
+                yield piece
     except StoppingError:
         return
     except MiniVaultError as error:
@@ -138,8 +139,9 @@ async def _texts(feed: Feed) -> AsyncGenerator[bytes]:
     last: AnyEvent | None = None
     async for events in feed.batches():
         last = events[-1]
-        if added := "".join(map(text_of, events)):
-            yield added.encode()
+        for added in pieces(text_of(event).encode() for event in events):
+            if added:
+                yield added
     if isinstance(last, Failed):  # else the job was put back
         raise failure(last)
 

@@ -95,11 +95,10 @@ def _relayed(settings: Settings, streams: int, rate: int, seconds: float) -> str
         heard, done, cpu = _watched(settings, api, redis, port, job_ids, streams / rate, steps)
     faults = heard.missing + heard.repeated + heard.misplaced + heard.unfinished
     offered = streams * steps / max(done.ended - done.sent[0], streams / rate * steps)
-    relayed = heard.tokens / (heard.last - done.sent[0])
     p50, p99, most = (quantile(heard.delays, q) * 1e3 for q in (0.5, 0.99, 1))
     shares = " | ".join(f"{each:.0%}" for each in cpu)
     return (
-        f"| {offered:,.0f} of {rate:,} | {relayed:,.0f} | {p50:.1f} | {p99:.1f} | {most:.0f} "
+        f"| {offered:,.0f} of {rate:,} | {heard.rate:,.0f} | {p50:.1f} | {p99:.1f} | {most:.0f} "
         f"| {faults} | {heard.tokens / heard.sends:.1f} | {shares} |"
     )
 

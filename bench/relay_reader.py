@@ -22,6 +22,7 @@ _TOKEN = re.compile(rb'id: (\d+)\r\nevent: token\r\ndata: \{"text":" (\d+)"\}\r\
 class Heard:
     """What all streams got together."""
 
+    steps: int
     tokens: int = 0
     missing: int = 0
     repeated: int = 0
@@ -32,7 +33,15 @@ class Heard:
     """Pieces in which it came, about one for each write of the API."""
     delays: array.array[float] = field(default_factory=lambda: array.array("d"))
     """Of each token: seconds from the append to its arrival here."""
+    first: float = 0.0
+    """When the first token of all streams was there."""
     last: float = 0.0
+    """When their last was."""
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second, from then to then."""
+        return self.tokens * (1 - 1 / self.steps) / (self.last - self.first)
 
 
 class _Stream:
@@ -77,7 +86,7 @@ def read(port: int, job_ids: Sequence[str], pipe: Connection, seconds: float) ->
     pipe.send("ready")
     _take(streams, time.monotonic() + seconds)
     steps: list[float] = pipe.recv()
-    heard = Heard(last=max(stream.parts[-1][0] for stream in streams if stream.parts))
+    heard = Heard(len(steps))
     for stream in streams:
         heard.sends += len(stream.parts)
         _judge(stream, steps, heard)
@@ -119,6 +128,9 @@ def _judge(stream: _Stream, steps: Sequence[float], heard: Heard) -> None:
             step = int(text)
             heard.misplaced += int(number) != step + 3
             heard.delays.append(arrived - steps[step])
+            heard.last = max(heard.last, arrived)
+            if step == 0:
+                heard.first = max(heard.first, arrived)
             seen.append(step)
         ends = ends or b"event: done" in body
         heard.unfinished += b"event: error" in body

@@ -11,7 +11,7 @@ import msgspec
 from api.errors import StoppingError
 from api.feed import Feed
 from api.openai.responses.fold import ResponseEvent, ResponseFold
-from api.sse import one_line
+from api.sse import one_line, pieces
 from shared.errors import MiniVaultError
 
 ALL: Final = -1
@@ -37,11 +37,11 @@ async def frames(
             for event in events:
                 if feed.live:  # numbers the log has not reached would swallow what is to come
                     after = min(after, fold.last)
-                told = [each for each in fold.add(event) if each["sequence_number"] > after]
-                failure = next((each for each in told if each["type"] == "response.failed"), None)
-                made += [_frame(each, padded=padded) for each in told if each is not failure]
-            if made:
-                yield b"".join(made)
+                new = [each for each in fold.add(event) if each["sequence_number"] > after]
+                failure = next((each for each in new if each["type"] == "response.failed"), None)
+                made += [_frame(each, padded=padded) for each in new if each is not failure]
+            for piece in pieces(made):
+                yield piece
     except StoppingError:  # the client may resume, here or elsewhere
         return
     except MiniVaultError as error:
