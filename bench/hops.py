@@ -41,16 +41,16 @@ def _has_token(given: tuple[Any, ...], _result: Any) -> bool:
     return any(isinstance(append.event, Token) for append in given[1])
 
 
-def _is_token(given: tuple[Any, ...], _result: Any) -> bool:
-    return isinstance(given[0], Token)
-
-
 def _is_some(_given: tuple[Any, ...], result: Any) -> bool:
     return result is not None
 
 
 API: Final = [
     Probe("api.connection:Connection.data_received", "api: request came in"),
+    Probe("api.gate:Gate.__call__", "api: at the gate"),
+    Probe("api.keyring:Keyring.required", "api: keys asked", "api: keys told"),
+    Probe("api.body:BodyLimit.__call__", "api: routed"),
+    Probe("api.limits:RateLimits.take", "api: limits asked", "api: limits told"),
     Probe("api.admission:admit_all", "api: body read", "api: admitted"),
     Probe("shared.queue:JobQueue.submit", "api: subscribed, submitting", "api: submitted"),
     Probe(
@@ -58,7 +58,6 @@ API: Final = [
         "api: token heard",
         only=lambda given, _: given[1] == b"message" and b'"type":"token"' in given[3],
     ),
-    Probe("api.streams:frame", "", "api: token framed", only=_is_token),
 ]
 WORKER: Final = [
     Probe("shared.ledger:Ledger.wait", "", "worker: woken"),
@@ -221,7 +220,9 @@ def _sequential(port: int, requests: int, tokens: int) -> list[list[float]]:
 
 
 def _print_hops(sent: Sequence[Sequence[float]], notes: Path, step: float) -> None:
-    noted = sorted(moment for role, probes in _ROLES.items() for moment in read(probes, notes / role))
+    noted = sorted(
+        moment for role, probes in _ROLES.items() for moment in read(probes, notes / role)
+    )
     offsets: defaultdict[str, list[float]] = defaultdict(list)
     for moments in sent:
         begin, first = moments[0], moments[1]
@@ -240,12 +241,19 @@ def _print_hops(sent: Sequence[Sequence[float]], notes: Path, step: float) -> No
         if len(found) < len(sent) / 2:
             continue
         at = median(found)
-        print(f"| {label} | {at * 1e3:.2f} | {quantile(found, 0.99) * 1e3:.2f} | {(at - before) * 1e3:.2f} |")
+        print(
+            f"| {label} | {at * 1e3:.2f} | {quantile(found, 0.99) * 1e3:.2f} | {(at - before) * 1e3:.2f} |"
+        )
         before = at
     ttfts = [moments[1] - moments[0] - step for moments in sent]
     pauses = [b - a - step for moments in sent for a, b in pairwise(moments[1:])]
-    for what, found in (("TTFT beyond the step", ttfts), ("between tokens beyond the step", pauses)):
-        print(f"\n{what}: p50 {median(found) * 1e3:.2f} ms, p99 {quantile(found, 0.99) * 1e3:.2f} ms")
+    for what, found in (
+        ("TTFT beyond the step", ttfts),
+        ("between tokens beyond the step", pauses),
+    ):
+        print(
+            f"\n{what}: p50 {median(found) * 1e3:.2f} ms, p99 {quantile(found, 0.99) * 1e3:.2f} ms"
+        )
 
 
 def _load(port: int, processes: dict[str, psutil.Process], arguments: argparse.Namespace) -> None:
@@ -266,7 +274,9 @@ def _load(port: int, processes: dict[str, psutil.Process], arguments: argparse.N
     generated = arguments.streams * arguments.load_tokens
     ideal = generated / (arguments.streams / arguments.load_step)
     print(f"\n{arguments.streams} streams, steps of {arguments.load_step * 1e3:g} ms:")
-    print(f"{generated / seconds:.0f} tokens/s, {ideal / seconds:.1%} of the engine's; {tokens} events")
+    print(
+        f"{generated / seconds:.0f} tokens/s, {ideal / seconds:.1%} of the engine's; {tokens} events"
+    )
     each = ", ".join(f"{role} {used / generated * 1e6:.0f}" for role, used in spent.items())
     print(f"CPU, µs a token: {each}, together {sum(spent.values()) / generated * 1e6:.0f}")
 
