@@ -40,7 +40,7 @@ _KEY: Final = Header(
 )
 
 
-def json_only(request: Request) -> None:
+async def json_only(request: Request) -> None:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise UnsupportedMediaTypeError

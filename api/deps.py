@@ -20,8 +20,10 @@ from shared.errors import MiniVaultError, RedisUnavailableError
 
 _MAX_SEQ = 2**53 - 1
 
+# Each is `async`: FastAPI hands what is not to a thread, and waits for it.
 
-def _state(request: Request) -> State:
+
+async def _state(request: Request) -> State:
     state: State = request.state.app
     return state
 
@@ -29,14 +31,16 @@ def _state(request: Request) -> State:
 StateDep = Annotated[State, Depends(_state)]
 
 
-def _stream_type(accept: Annotated[str | None, Header(include_in_schema=False)] = None) -> str:
+async def _stream_type(
+    accept: Annotated[str | None, Header(include_in_schema=False)] = None,
+) -> str:
     return stream_type(accept)
 
 
 StreamType = Annotated[str, Depends(_stream_type)]
 
 
-def _last_event(
+async def _last_event(
     after: Annotated[
         int, Query(ge=0, le=_MAX_SEQ, description="Number of the last event you have.")
     ] = 0,

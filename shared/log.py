@@ -17,6 +17,7 @@ from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
 from shared import events, job, names, scripts
+from shared.claim import Claim
 from shared.errors import JobNotFoundError
 from shared.events import AnyEvent
 from shared.job import GenerationRequest
@@ -68,10 +69,16 @@ class EventLog:
             DecodeError: the log is of another version.
         """
         entries: _Entries = self._redis.xrange(names.events(job_id))  # type: ignore[assignment]
-        if not entries:
-            raise JobNotFoundError(f"Job {job_id} has no event log.")
-        _, first = entries[0]
-        return job.decode(first.get(_REQUEST.encode(), b"")), _decode_entries(entries)
+        return _job_of(job_id, entries)
+
+
+def taken(claim: Claim) -> tuple[GenerationRequest, list[AnyEvent]]:
+    """As `EventLog.read_job`, of what came with a claim."""
+    entries = [
+        (number, dict(zip(fields[::2], fields[1::2], strict=True)))
+        for number, fields in claim.entries
+    ]
+    return _job_of(claim.job_id, entries)
 
 
 async def read(
@@ -117,6 +124,13 @@ async def read_request(redis: AsyncRedis, job_id: str) -> GenerationRequest | No
 
 async def exists(redis: AsyncRedis, job_id: str) -> bool:
     return bool(await redis.exists(names.events(job_id)))
+
+
+def _job_of(job_id: str, entries: _Entries) -> tuple[GenerationRequest, list[AnyEvent]]:
+    if not entries:
+        raise JobNotFoundError(f"Job {job_id} has no event log.")
+    _, first = entries[0]
+    return job.decode(first.get(_REQUEST.encode(), b"")), _decode_entries(entries)
 
 
 def _decode_entries(entries: _Entries) -> list[AnyEvent]:

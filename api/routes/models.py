@@ -31,13 +31,13 @@ _REFUSALS: Final = (
 )
 
 
-def _no_page(request: Request) -> None:
+async def _no_page(request: Request) -> None:
     """Anybody's web page can send a bare POST here, but none of JSON without asking first.
 
     Browsers name the page in `Origin`.
     """
     if "origin" in request.headers:
-        json_only(request)
+        await json_only(request)
 
 
 _DELIBERATE: Final = [Depends(_no_page)]

@@ -79,7 +79,7 @@ _CREATED: Final[Responses] = _MADE | openai_errors(
 )
 
 
-def _nothing_more(
+async def _nothing_more(
     _: Annotated[
         list[Literal["message.output_text.logprobs"]] | None,
         Query(alias="include[]", description="They are there if they were asked for at first."),
