@@ -13,10 +13,10 @@ from api.inbox import Inbox
 from shared.errors import RedisUnavailableError
 from shared.events import AnyEvent, Queued, is_terminal
 
-SILENCE_SECONDS: Final = 1.0
-"""After this long without a message the log is asked: the message may have been lost."""
-WAITING_SILENCE_SECONDS: Final = 10.0
-"""The same while the job waits: `api.line` looks every second whether it still does."""
+SILENCE_SECONDS: Final = 10.0
+"""After this long without a message the log is asked: the message may have been lost. `api.rounds`
+and `api.line` look every second, for all streams together."""
+_RETRY_SECONDS: Final = 1.0
 PATIENCE_SECONDS: Final = 300.0
 """How long a stream outlives Redis. Long enough for a restart that reads a large file or for a
 failover. To lose its stream earlier would help no client: every other process is as cut off as
@@ -57,7 +57,8 @@ class Feed:
         self.key = key
         self.inbox = inbox
         self._read_log = read_log
-        self._last = after
+        self.last = after
+        """Number of the event that was the latest to be passed on."""
         self._latest = latest
         self._stopping = stopping
         self._silence = silence
@@ -118,7 +119,7 @@ class Feed:
         if messages is None:
             return await self._missed()
         events: list[AnyEvent] = []
-        last, latest = self._last, self._latest
+        last, latest = self.last, self._latest
         for message in messages:
             if message.seq == last + 1:
                 last, latest = message.seq, message
@@ -128,33 +129,28 @@ class Feed:
             elif message.seq == 0 and isinstance(latest, Queued):
                 events.append(message)
         if latest is not self._latest:
-            self._look_again(latest)
+            self._look_at = _now() + self._silence
         return events
 
     def _note(self, events: list[AnyEvent]) -> None:
         for event in reversed(events):
             if event.seq:
-                self._last, self._latest = event.seq, event
+                self.last, self._latest = event.seq, event
                 return
 
     async def _missed(self) -> list[AnyEvent]:
+        """What the log has more. Nothing, if it can't be read now; then soon again."""
         try:
-            events = await self._read_log(self._last)
+            events = await self._read_log(self.last)
         except (RedisError, RedisUnavailableError) as error:
             self._failing_since = self._failing_since or _now()
             if _now() - self._failing_since > PATIENCE_SECONDS:
                 raise RedisUnavailableError from error
-            self._look_at = _now() + self._silence
+            self._look_at = _now() + min(self._silence, _RETRY_SECONDS)
             return []
         self._failing_since = None
-        self._look_again(events[-1] if events else self._latest)
+        self._look_at = _now() + self._silence
         return events
-
-    def _look_again(self, latest: AnyEvent | None) -> None:
-        """Set when the log is asked next if nothing comes."""
-        waiting = isinstance(latest, Queued)
-        factor = WAITING_SILENCE_SECONDS / SILENCE_SECONDS if waiting else 1
-        self._look_at = _now() + self._silence * factor
 
 
 def _now() -> float:

@@ -15,6 +15,8 @@ class Heartbeat:
     A timer costs a stream much less than a task that sleeps.
     """
 
+    __slots__ = ("_heard_at", "_loop", "_ping", "_pinging", "_seconds", "_send", "_timer")
+
     def __init__(self, send: Send, ping: bytes, seconds: float) -> None:
         self._send = send
         self._ping = ping

@@ -38,20 +38,33 @@ log = get_logger()
 
 
 class _Channel:
+    __slots__ = ("_acknowledged", "_interrupted", "_waiting", "inboxes")
+
     def __init__(self) -> None:
         self.inboxes: set[Inbox] = set()
-        self.acknowledged = asyncio.Event()
-        self.interrupted = False
+        self._waiting: list[asyncio.Future[None]] = []
+        self._acknowledged = False
+        self._interrupted = False
+
+    async def acknowledgement(self) -> None:
+        if not self._acknowledged:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiter)
+            await waiter
 
     def acknowledge(self) -> None:
-        if self.interrupted:
+        if self._interrupted:
             self.mark_gap()
-        self.interrupted = False
-        self.acknowledged.set()
+        self._interrupted = False
+        self._acknowledged = True
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiting.clear()
 
     def interrupt(self) -> None:
-        self.interrupted = self.acknowledged.is_set() or self.interrupted
-        self.acknowledged.clear()
+        self._interrupted = self._acknowledged or self._interrupted
+        self._acknowledged = False
 
     def mark_gap(self) -> None:
         for inbox in self.inboxes:
@@ -80,32 +93,38 @@ class Subscriptions:
     ) -> None:
         await end(self._task)
 
-    @asynccontextmanager
-    async def subscribe(self, job_id: str) -> AsyncIterator[Inbox]:
+    async def open(self, job_id: str) -> Inbox:
         """An inbox that gets every message published from now on, for as long as we can hear.
+
+        Whoever has got it closes it.
 
         Raises:
             RedisUnavailableError: the server did not acknowledge in time.
         """
-        name = names.channel(job_id).encode()
-        channel = self._channels.setdefault(name, _Channel())
+        channel = self._channels.setdefault(names.channel(job_id).encode(), _Channel())
         inbox = Inbox()
         channel.inboxes.add(inbox)
         self._changed.set()
         try:
-            try:
-                async with asyncio.timeout(ACKNOWLEDGE_TIMEOUT):
-                    await channel.acknowledged.wait()
-            except TimeoutError:
-                self._suspect.set()
-                raise RedisUnavailableError from None
-            yield inbox
-        finally:
-            inbox.close()
-            channel.inboxes.discard(inbox)
-            if not channel.inboxes:
-                del self._channels[name]
-                self._changed.set()
+            async with asyncio.timeout(ACKNOWLEDGE_TIMEOUT):
+                await channel.acknowledgement()
+        except BaseException as error:
+            self.close(job_id, inbox)
+            if not isinstance(error, TimeoutError):
+                raise
+            self._suspect.set()
+            raise RedisUnavailableError from None
+        return inbox
+
+    def close(self, job_id: str, inbox: Inbox) -> None:
+        """Nobody reads there any more."""
+        name = names.channel(job_id).encode()
+        channel = self._channels[name]
+        inbox.close()
+        channel.inboxes.discard(inbox)
+        if not channel.inboxes:
+            del self._channels[name]
+            self._changed.set()
 
     def wake(self) -> None:
         """Have every stream look up from its inbox now."""

@@ -14,6 +14,8 @@ class Inbox:
     CAPACITY: Final = 256
     """Messages. A client this far behind is served from the log."""
 
+    __slots__ = ("_due", "_lost", "_messages", "_timer", "_waiter")
+
     def __init__(self) -> None:
         self._messages: list[AnyEvent] = []
         self._lost = False

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TypeAlias
 
 Cut: TypeAlias = Callable[[], None]
@@ -19,16 +18,14 @@ class OpenStreams:
         self._cuts: set[Cut] = set()
         self._is_over = False
 
-    @contextmanager
-    def one_more(self, cut: Cut) -> Iterator[None]:
+    def add(self, cut: Cut) -> None:
         """`cut` is called when the time comes, or at once if it has."""
         self._cuts.add(cut)
-        try:
-            if self._is_over:
-                cut()
-            yield
-        finally:
-            self._cuts.discard(cut)
+        if self._is_over:
+            cut()
+
+    def discard(self, cut: Cut) -> None:
+        self._cuts.discard(cut)
 
     def end(self, seconds: float) -> None:
         """Cut those that are still there in so many seconds, and whatever begins later."""

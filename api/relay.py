@@ -233,21 +233,22 @@ class Relay:
                 self._metrics.repaired()
             return events
 
-        async with self._subscriptions.subscribe(job_id) as inbox:
-            feed = Feed(
-                job_id,
-                read_log,
-                inbox,
-                after=after,
-                latest=latest,
-                stopping=self._stopping,
-                key=key,
-            )
-            self._feeds.add(feed)
-            try:
-                yield feed
-            finally:
-                self._feeds.discard(feed)
+        inbox = await self._subscriptions.open(job_id)
+        feed = Feed(
+            job_id,
+            read_log,
+            inbox,
+            after=after,
+            latest=latest,
+            stopping=self._stopping,
+            key=key,
+        )
+        self._feeds.add(feed)
+        try:
+            yield feed
+        finally:
+            self._feeds.discard(feed)
+            self._subscriptions.close(job_id, inbox)
 
     async def _last(self, job_id: str, caller: Caller) -> AnyEvent:
         """The latest event of a job of the caller's. What is another's is as if it were not."""

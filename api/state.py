@@ -23,6 +23,7 @@ from api.pace import Pace
 from api.proxies import Proxies
 from api.relay import Relay
 from api.repeating import repeating
+from api.rounds import ROUND_SECONDS, Rounds
 from api.served import Served
 from api.tokenizers import Tokenizers
 from api.vigil import LOOK_SECONDS as VIGIL_SECONDS
@@ -85,6 +86,7 @@ async def open_state(settings: Settings, metrics: ApiMetrics) -> AsyncIterator[S
                 ticks = [
                     (attendance.renew_all, attendance.interval),
                     (line.look, LOOK_SECONDS),
+                    (Rounds(redis, feeds).look, ROUND_SECONDS),
                     (Vigil(keyring, feeds).look, VIGIL_SECONDS),
                 ]
                 if webhooks is not None:

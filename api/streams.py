@@ -63,12 +63,13 @@ class StreamResponse(EventSourceResponse):
                     if not limit.expired():
                         limit.reschedule(0)
 
-                with self._streams.one_more(cut):
-                    leaving = asyncio.create_task(_leave(receive, cut))
-                    try:
-                        await self._send(send)
-                    finally:
-                        leaving.cancel()
+                self._streams.add(cut)
+                leaving = asyncio.create_task(_leave(receive, cut))
+                try:
+                    await self._send(send)
+                finally:
+                    leaving.cancel()
+                    self._streams.discard(cut)
         except TimeoutError:
             if not limit.expired():
                 raise

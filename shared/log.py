@@ -122,6 +122,14 @@ async def read_request(redis: AsyncRedis, job_id: str) -> GenerationRequest | No
     return job.decode(entries[0][1].get(_REQUEST.encode(), b"")) if entries else None
 
 
+async def last_numbers(redis: AsyncRedis, job_ids: Sequence[str]) -> list[int | None]:
+    """Of the latest event of each job, in one round trip; None where there is no log."""
+    pipe = redis.pipeline(transaction=False)
+    for job_id in job_ids:
+        pipe.xrevrange(names.events(job_id), count=1)
+    return [int(last[0][0].partition(b"-")[0]) if last else None for last in await pipe.execute()]
+
+
 async def exists(redis: AsyncRedis, job_id: str) -> bool:
     return bool(await redis.exists(names.events(job_id)))
 
