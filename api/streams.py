@@ -11,6 +11,7 @@ from sse_starlette.sse import EventSourceResponse
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
+from api.context import send_behind
 from api.errors import StoppingError, failure
 from api.feed import Feed
 from api.heartbeat import Heartbeat
@@ -35,10 +36,10 @@ class StreamResponse(EventSourceResponse):
     """sse-starlette's response, for both media types, sent at less cost.
 
     sse-starlette runs four tasks for each stream: one sends, one pings, one waits for the process
-    to stop, one for the client to leave. Here the request's own task sends, a timer pings, the
-    process cuts its streams when it has to, and one task waits for the client to leave. A client
-    that does not read is `api.connection`'s business. A failure behind the headers breaks the
-    transfer off, which HTTP clients report.
+    to stop, one for the client to leave. Here the request's own task sends, when all other layers
+    have returned (`api.context`), a timer pings, the process cuts its streams when it has to, and
+    one task waits for the client to leave. A client that does not read is `api.connection`'s
+    business. A failure behind the headers breaks the transfer off, which HTTP clients report.
     """
 
     def __init__(
@@ -56,6 +57,20 @@ class StreamResponse(EventSourceResponse):
         self._ping_bytes = ping if media_type == EVENT_STREAM else b""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 (ASGI's)
+        status, headers = self.status_code, self.raw_headers
+        send_behind(scope, _Body(self._content, self._streams, self._ping_bytes).send)
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+
+
+class _Body:
+    __slots__ = ("_content", "_ping", "_streams")
+
+    def __init__(self, content: AsyncGenerator[bytes], streams: OpenStreams, ping: bytes) -> None:
+        self._content = content
+        self._streams = streams
+        self._ping = ping
+
+    async def send(self, receive: Receive, send: Send) -> None:
         try:
             async with aclosing(self._content), asyncio.timeout(None) as limit:
 
@@ -77,10 +92,8 @@ class StreamResponse(EventSourceResponse):
             log.warning("stream broken off", reason=str(error))
 
     async def _send(self, send: Send) -> None:
-        status, headers = self.status_code, self.raw_headers
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        if self._ping_bytes:
-            with Heartbeat(send, self._ping_bytes, self._streams.ping_seconds) as heartbeat:
+        if self._ping:
+            with Heartbeat(send, self._ping, self._streams.ping_seconds) as heartbeat:
                 async for piece in self._content:
                     heartbeat.note()
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
