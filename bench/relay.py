@@ -79,7 +79,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.relay", description=__doc__)
     parser.add_argument("--streams", type=int, default=500)
     parser.add_argument(
-        "--rates", type=int, nargs="*", default=[5000, 10_000, 15_000, 20_000, 25_000]
+        "--rates", type=int, nargs="*", default=[5000, 10_000, 16_000, 20_000, 25_000]
     )
     parser.add_argument("--seconds", type=float, default=5, help="how long each rate is held")
     parser.add_argument("--idle", type=int, default=2000, help="streams that are only held")

@@ -1,9 +1,10 @@
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from api.sse import frame
+from api.sse import frame, pieces
 from shared.events import (
     AnyEvent,
     Cancelled,
@@ -80,3 +81,19 @@ def test_no_line_break_splits_a_frame(text: str) -> None:
 
 def test_text_is_readable_on_the_wire() -> None:
     assert "日本 🗼" in frame(Token(seq=1, ids=(), text="日本 🗼")).decode()
+
+
+def test_frames_are_put_together_in_order_and_only_as_far_as_they_are_asked_for() -> None:
+    made: list[int] = []
+
+    def frames() -> Iterator[bytes]:
+        for number in range(100):
+            made.append(number)
+            yield b"%04d" % number * 250
+
+    found = pieces(frames())
+    first = next(found)
+    assert len(made) < 100
+    assert first + b"".join(found) == b"".join(b"%04d" % number * 250 for number in range(100))
+    assert list(pieces([])) == []
+    assert list(pieces([b"a", b"b"])) == [b"ab"]
