@@ -40,7 +40,7 @@ class Standing(NamedTuple):
 
 
 class _InOneTrip:
-    """The connection that a bucket's script is run on: it looks where that leaves the client, too."""
+    """What a bucket's script is run on: it looks where that leaves the client, too."""
 
     def __init__(self, redis: Redis, interval: int) -> None:
         """`interval` in milliseconds."""

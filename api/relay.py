@@ -95,8 +95,8 @@ class Relay:
             QueueFullError: and the others that `JobQueue.submit` raises.
             JobExpiredError: the job that the key stands for has ended and is forgotten.
         """
-        # Both at once. A worker may be done before we are heard to subscribe, but not unseen: a feed
-        # begins with a look at the log, and that comes after both.
+        # Both at once. A worker may be done before we are heard to subscribe, but not unseen: a
+        # feed begins with a look at the log, and that comes after both.
         request = admission.request
         enqueuing = asyncio.create_task(self.enqueue(admission))
         try:

@@ -1,8 +1,8 @@
 """`python -m bench.hops`: what the way through the queue costs, hop by hop.
 
-Valkey, an API and a worker, as processes of their own, with an engine that only sleeps. A client with a
-raw socket sends one request after the other and looks when the first token is there and how far the
-following are apart; then streams run together, and CPU time is read.
+Valkey, an API and a worker, as processes of their own, with an engine that only sleeps. A client
+with a raw socket sends one request after the other and looks when the first token is there and how
+far the following are apart; then streams run together, and CPU time is read.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import runpy
 import signal
 import socket
 import subprocess
@@ -119,9 +120,7 @@ def _play(role: str, notes: Path | None) -> None:
 
         run(load_settings())
     else:
-        from tests.support.workers import main as work  # noqa: PLC0415  (as above)
-
-        work()
+        runpy.run_module("tests.support.workers", run_name="__main__")
 
 
 @contextmanager
@@ -241,9 +240,8 @@ def _print_hops(sent: Sequence[Sequence[float]], notes: Path, step: float) -> No
         if len(found) < len(sent) / 2:
             continue
         at = median(found)
-        print(
-            f"| {label} | {at * 1e3:.2f} | {quantile(found, 0.99) * 1e3:.2f} | {(at - before) * 1e3:.2f} |"
-        )
+        times = (at, quantile(found, 0.99), at - before)
+        print(f"| {label} | " + " | ".join(f"{each * 1e3:.2f}" for each in times) + " |")
         before = at
     ttfts = [moments[1] - moments[0] - step for moments in sent]
     pauses = [b - a - step for moments in sent for a, b in pairwise(moments[1:])]
@@ -274,9 +272,8 @@ def _load(port: int, processes: dict[str, psutil.Process], arguments: argparse.N
     generated = arguments.streams * arguments.load_tokens
     ideal = generated / (arguments.streams / arguments.load_step)
     print(f"\n{arguments.streams} streams, steps of {arguments.load_step * 1e3:g} ms:")
-    print(
-        f"{generated / seconds:.0f} tokens/s, {ideal / seconds:.1%} of the engine's; {tokens} events"
-    )
+    share = f"{ideal / seconds:.1%} of the engine's"
+    print(f"{generated / seconds:.0f} tokens/s, {share}; {tokens} events")
     each = ", ".join(f"{role} {used / generated * 1e6:.0f}" for role, used in spent.items())
     print(f"CPU, µs a token: {each}, together {sum(spent.values()) / generated * 1e6:.0f}")
 

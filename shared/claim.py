@@ -9,7 +9,7 @@ SUSPECTED: Final = 2
 
 
 Entries: TypeAlias = tuple[tuple[bytes, tuple[bytes, ...]], ...]
-"""Of a job's log, as a script returns them: each with its id, and its fields one after the other."""
+"""Of a job's log, as a script returns them: each with its id, and its fields side by side."""
 
 
 class Claim(NamedTuple):

@@ -39,19 +39,18 @@ class EventLog:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        # Sent whole (EVAL) rather than by hash: it is short, the server caches it, and no
-        # restarted server can answer NOSCRIPT in the middle of a pipeline.
+        # Sent whole (EVAL) rather than by hash: it is short, the server caches it, and one that was
+        # restarted knows no hash.
         self._script = scripts.source("append")
 
     def append_all(self, appends: Sequence[Append]) -> list[bool]:
-        """Append in order, one round trip for all jobs; False where fenced off."""
-        pipe = self._redis.pipeline(transaction=False)
+        """Append in order, all jobs in one script; False where fenced off."""
+        if not appends:
+            return []
+        keys, arguments = [names.CLAIMS], list[str | bytes]()
         for job_id, owner, event in appends:
-            pipe.eval(
-                self._script,
-                2,
-                names.events(job_id),
-                names.CLAIMS,
+            keys.append(names.events(job_id))
+            arguments += (
                 job_id,
                 owner,
                 str(event.seq),
@@ -59,7 +58,8 @@ class EventLog:
                 "1" if events.is_terminal(event) else "0",
                 names.channel(job_id),
             )
-        return [reply == 1 for reply in pipe.execute()]
+        verdicts: list[int] = self._redis.eval(self._script, len(keys), *keys, *arguments)
+        return [verdict == 1 for verdict in verdicts]
 
     def read_job(self, job_id: str) -> tuple[GenerationRequest, list[AnyEvent]]:
         """The request and everything that has happened to it.
