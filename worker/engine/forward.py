@@ -39,8 +39,8 @@ class Forward(Protocol):
         """Add the steps' tokens to their rows.
 
         Returns:
-            Logits behind the last token of each: float [steps, vocabulary], valid until the next
-            call, and the caller's to write to.
+            Logits behind the last tokens of each, as many as it wants: float [sum of wanted,
+            vocabulary], valid until the next call, and the caller's to write to.
         """
         ...
 

@@ -66,7 +66,16 @@ class NativeForward:
         segments[:, 1] = [step.start for step in steps]
         segments[:, 2] = ends - counts
         segments[:, 3] = counts
-        wanted = ends - 1
+        wanted = np.fromiter(
+            (
+                i
+                for step, end in zip(steps, ends, strict=True)
+                for i in range(end - step.wanted, end)
+            ),
+            dtype=np.int32,
+        )
+        if len(wanted) > len(self._logits):
+            self._logits = torch.empty((len(wanted), self._weights.vocabulary))
         library.check(
             self._weights.kernels.mv_forward(
                 self._weights.handle,
@@ -75,12 +84,12 @@ class NativeForward:
                 len(steps),
                 self._caches,
                 wanted.ctypes.data,
-                len(steps),
+                len(wanted),
                 self._logits.data_ptr(),
                 self._weights.vocabulary,
             )
         )
-        return self._logits[: len(steps)]
+        return self._logits[: len(wanted)]
 
     def sample(self, logits: Tensor, sequences: Rows[Sequence]) -> list[int]:
         return self._sampler.sample(logits, sequences)
