@@ -10,6 +10,7 @@ from shared.events import FinishReason, TokenLogprobs
 from worker.engine.base import EngineRequest, Output
 from worker.engine.constraint import Constraint
 from worker.engine.detokenizer import Decoder, Detokenizer
+from worker.engine.speculation import Lookup
 from worker.engine.stopping import StopStrings
 from worker.engine.tally import Bias, Tally
 
@@ -47,6 +48,7 @@ class Sequence:
         self.constraint: Constraint | None = None
         self.bias = Bias(self.params.logit_bias) if self.params.logit_bias else None
         self.tally = Tally(self.tokens) if self.params.penalized else None
+        self._lookup = Lookup()
         self._limit = min(request.params.max_tokens, context - self.prompt_length)
         self._eos_ids = eos_ids
         self._text = Detokenizer(decoder, request.prompt_ids)
@@ -66,6 +68,19 @@ class Sequence:
     @property
     def is_ready(self) -> bool:
         return self.preparing is None or self.preparing.done()
+
+    @property
+    def plain(self) -> bool:
+        """A token is drawn from logits alone, and nothing else is told of it."""
+        return self.constraint is None and self.tally is None and self.params.logprobs is None
+
+    def draft(self, most: int) -> list[int]:
+        """At most so many tokens that may come next; one fewer than may still be generated."""
+        return self._lookup.draft(self.tokens, min(most, self._limit - self.generated - 1))
+
+    def verified(self, drafted: int, right: int) -> None:
+        """Of so many drafted tokens so many were right."""
+        self._lookup.verified(drafted, right)
 
     def take_prepared(self) -> None:
         """Go on with what was prepared; waits for it."""

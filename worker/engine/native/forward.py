@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worker.engine import speculation
 from worker.engine.blocks import BLOCK
 from worker.engine.cache import Step, aligned, allocate
 from worker.engine.native import library
@@ -43,11 +44,13 @@ class NativeForward:
         )
         self._sampler = NativeSampler(
             weights.kernels,
-            rows=slots,
+            rows=slots + speculation.ROWS,
             run=ctypes.cast(weights.kernels.mv_pool_run, ctypes.c_void_p).value,
             pool=weights.pool.value,
         )
-        self._logits = torch.empty((slots, weights.vocabulary), dtype=torch.float32)
+        self._logits = torch.empty(
+            (slots + speculation.ROWS, weights.vocabulary), dtype=torch.float32
+        )
 
     @property
     def tensors(self) -> list[Tensor]:

@@ -53,11 +53,14 @@ class NativeSampler:
 
         Args:
             logits: float32 [rows, vocabulary] on the CPU, each row without gaps; overwritten.
-            sequences: one for each row.
+            sequences: one for each row; several rows of one are for tokens that follow each other.
         """
         rows, vocabulary = logits.shape
+        before, ahead = None, 0
         for row, sequence in enumerate(sequences):
-            self._pack(row, sequence, vocabulary)
+            ahead = ahead + 1 if sequence is before else 0
+            self._pack(row, sequence, vocabulary, ahead)
+            before = sequence
         packed, tokens = self._addresses
         self._sample(
             logits.data_ptr(),
@@ -71,7 +74,7 @@ class NativeSampler:
         )
         return self._tokens[:rows]
 
-    def _pack(self, row: int, sequence: Sequence, vocabulary: int) -> None:
+    def _pack(self, row: int, sequence: Sequence, vocabulary: int, ahead: int) -> None:
         params, tally, constraint = sequence.params, sequence.tally, sequence.constraint
         greedy = params.greedy
         seen_ids = times = seen = bias_ids = bias = biased = allowed = 0
@@ -91,7 +94,7 @@ class NativeSampler:
             params.temperature,
             params.top_p,
             params.min_p,
-            0.0 if greedy else uniform(params.seed, sequence.generated),
+            0.0 if greedy else uniform(params.seed, sequence.generated + ahead),
             greedy,
             params.top_k,
             params.repetition_penalty,
