@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.support.engines import greedy, reference, request, run, sampled, slot_engine
 from tests.support.models import NoText, tiny_gemma2, tiny_gemma3, tiny_gpt2, tiny_llama
-from worker.engine import transformers
+from worker.engine import eager
 from worker.engine.activation import in_strips
 from worker.engine.sampler import sample
 from worker.prompts import PlainDecoder
@@ -196,7 +196,7 @@ def bits(monkeypatch: pytest.MonkeyPatch) -> Bits:
             seen[sequence.id, sequence.generated].append(hash(row.numpy().tobytes()))
         return sample(logits, sequences)
 
-    monkeypatch.setattr(transformers, "sample", recording)
+    monkeypatch.setattr(eager, "sample", recording)
     return seen
 
 
