@@ -74,7 +74,7 @@ alerts-check: ## Try deploy/prometheus/alerts.yml; needs promtool (Debian: prome
 	@promtool check rules deploy/prometheus/alerts.yml
 	@promtool test rules deploy/prometheus/alerts_test.yml
 
-bench: $(VENV)/.dev ## Measure the service from outside, next to the bare engine
+bench: $(VENV)/.dev ## Measure the service beside what others would pick instead (3 minutes)
 	@$(BIN)/python -m bench
 
 datasette: $(VENV)/.datasette ## Look at the database in a browser; DATABASE=data/db/minivault.db
