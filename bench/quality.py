@@ -26,8 +26,13 @@ from bench.text import Text
 from shared.catalog import load_catalog
 from shared.configuration import load_settings
 from shared.settings import Settings
+from worker.engine.cache import Step
+from worker.engine.native.background import kernels_of, prepare
+from worker.engine.native.forward import NativeForward, columns_of
+from worker.engine.native.weights import NativeWeights
 from worker.model_files import ensure_model
 from worker.models import device_and_dtype
+from worker.paths import in_int8
 
 _MARGINS: Final = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0)
 """How far float32's first token is before its second, as a difference of logits."""
@@ -116,15 +121,28 @@ def float32(settings: Settings) -> Logits:
 
 def served(settings: Settings) -> Logits:
     """The arithmetic that workers use with these settings."""
-    _, dtype = device_and_dtype(settings)
-    return _plain(settings, dtype)
+    device, dtype = device_and_dtype(settings)
+    model = _model(settings, dtype)
+    if not in_int8(settings, model.config, device):
+        return _plain(settings, dtype)
+    kernels = prepare(kernels_of(settings)).result()
+    columns = columns_of(model.config.max_position_embeddings)
+    weights = NativeWeights(kernels, model, columns=columns, threads=torch.get_num_threads())
+    forward = NativeForward(weights, slots=1)
+    return lambda ids: forward([Step(row=0, start=0, tokens=list(ids), wanted=len(ids))])
+
+
+def _model(settings: Settings, dtype: torch.dtype) -> Any:
+    return AutoModelForCausalLM.from_pretrained(
+        load_catalog(settings)[settings.default_model].folder(settings),
+        dtype=dtype,
+        local_files_only=True,
+        use_safetensors=True,
+    )
 
 
 def _plain(settings: Settings, dtype: torch.dtype) -> Logits:
-    folder = load_catalog(settings)[settings.default_model].folder(settings)
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, local_files_only=True, use_safetensors=True
-    )
+    model = _model(settings, dtype)
 
     @torch.inference_mode()
     def logits_of(ids: Sequence[int]) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Final
 
 from redis.exceptions import RedisError
 
-from cli import console, extras, leftovers, state
+from cli import console, extras, kernels, leftovers, state
 from cli.banner import show_banner
 from cli.child import Child
 from cli.client import is_ready, service_url
@@ -71,6 +71,7 @@ def prepare_models(settings: Settings) -> None:
     Raises:
         MiniVaultError: one can't be had.
     """
+    kernels.begin(settings)  # the worker waits for what is not done by then
     catalog = load_catalog(settings)
     for name in settings.models:
         with ModelProgress(name, note(settings)) as progress:

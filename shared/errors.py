@@ -93,6 +93,12 @@ class ModelTooLargeError(ModelUnavailableError):
     code = "model_too_large"
 
 
+class KernelsUnavailableError(MiniVaultError):
+    """There are no compiled kernels for this CPU."""
+
+    code = "kernels_unavailable"
+
+
 class NoPlaceError(ModelUnavailableError):
     """Every place in the workers' memory is taken by a pinned model."""
 

@@ -111,8 +111,11 @@ class Settings(BaseSettings):
     max_prompt_tokens: int = Field(1024, ge=1, description="Longest prompt, in tokens.")
     max_tokens: int = Field(1024, ge=1, description="Largest `max_tokens` a request may ask for.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where models run.")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Weights and activations. `auto`: float32 on CPU, bfloat16 on GPU."
+    dtype: Literal["auto", "int8", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="Weights and activations. `auto`: `int8` on a CPU, `bfloat16` on a GPU. "
+        "`int8`: in the models that our kernels take, which are those built like Llama; others are "
+        "`float32`, and so is everything until the kernels are compiled.",
     )
     threads: int = Field(0, ge=0, description="Torch threads per worker. 0: all cores, shared out.")
     rate_limit: str = Field(

@@ -71,6 +71,7 @@ def _load(spec: ModelSpec, settings: Settings) -> LoadedModel:
     from worker.engine import attention  # noqa: PLC0415
     from worker.engine.transformers import TransformersEngine  # noqa: PLC0415
     from worker.engine.vocabulary import vocabulary_of  # noqa: PLC0415
+    from worker.paths import forward_of  # noqa: PLC0415
 
     model_files.verify(spec, settings)
     folder = spec.folder(settings)
@@ -92,8 +93,9 @@ def _load(spec: ModelSpec, settings: Settings) -> LoadedModel:
         context = context_of(model.config.get_text_config(), settings)
         embeddings: Any = model.get_input_embeddings()
         decoder, eos_ids = PlainDecoder(tokenizer), _eos_ids(model)
+        forward, successor = forward_of(model, settings, context=context)
         engine = TransformersEngine(
-            model,
+            forward,
             decoder=decoder,
             vocabulary=vocabulary_of(tokenizer, decoder, eos_ids, embeddings.num_embeddings),
             eos_ids=eos_ids,
@@ -101,6 +103,7 @@ def _load(spec: ModelSpec, settings: Settings) -> LoadedModel:
             context=context,
             prefill_chunk=settings.prefill_chunk,
             prefix_bytes=settings.prefix_cache_mb * 2**20,
+            successor=successor,
         )
     except ModelUnavailableError:
         raise
@@ -115,7 +118,10 @@ def _load(spec: ModelSpec, settings: Settings) -> LoadedModel:
 
 
 def device_and_dtype(settings: Settings) -> tuple[Any, Any]:
-    """Where models run, and in which numbers: a torch.device and a torch.dtype."""
+    """Where models run, and in which numbers: a torch.device and a torch.dtype.
+
+    Weights that will be int8 are loaded, and computed with meanwhile, as on a CPU without it.
+    """
     import torch  # noqa: PLC0415
 
     name = settings.device
@@ -125,7 +131,7 @@ def device_and_dtype(settings: Settings) -> tuple[Any, Any]:
             name = "cuda"
         elif torch.backends.mps.is_available():
             name = "mps"
-    if settings.dtype != "auto":
+    if settings.dtype not in ("auto", "int8"):
         return torch.device(name), getattr(torch, settings.dtype)
     return torch.device(name), torch.float32 if name == "cpu" else torch.bfloat16
 

@@ -110,14 +110,18 @@ class Stock:
     def _appraise(self, folder: Path) -> Need:
         from transformers import AutoConfig  # noqa: PLC0415  (takes seconds, as the next)
 
-        from worker.engine.shape import kv_bytes  # noqa: PLC0415
+        from worker.engine.shape import kv_bytes, native_kv_bytes  # noqa: PLC0415
+        from worker.paths import in_int8  # noqa: PLC0415
 
         config: Any = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
         slots = self._settings.slots
         context = context_of(config, self._settings)
         device, dtype = device_and_dtype(self._settings)
         size = dtype.itemsize
-        kv = kv_bytes(config, slots, context, size)
+        if in_int8(self._settings, config, device):
+            kv = native_kv_bytes(config, slots, context)
+        else:
+            kv = kv_bytes(config, slots, context, size)
         gone_by = self._settings.prefix_cache_mb * 2**20
         return Need(
             weights=sum(_parameters(path) for path in folder.glob("*.safetensors")) * size,

@@ -73,7 +73,7 @@ def pull(
     if remote:
         _pull_remotely(settings, names or settings.models, url, force=force)
         return
-    from cli import extras  # noqa: PLC0415
+    from cli import extras, kernels  # noqa: PLC0415
     from cli.progress import ModelProgress  # noqa: PLC0415
     from cli.report import note, reporting  # noqa: PLC0415
     from worker import model_files  # noqa: PLC0415
@@ -83,11 +83,13 @@ def pull(
         extras.require("worker", "torch", "transformers")
         catalog = load_catalog(settings)
         settings.prepare_data_dir()
+        building = kernels.begin(settings)
         for spec in [catalog[name] for name in names or settings.models]:
             with ModelProgress(spec.name, note(settings)) as progress:
                 folder = model_files.ensure_model(spec, settings, progress, force=force)
             model_files.verify(spec, settings)
             say(f"{spec.name} is ready in {folder}")
+        kernels.finish(building, say, note(settings))
 
 
 @app.command()

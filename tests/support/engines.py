@@ -10,6 +10,7 @@ from shared.grammars import byte_tokenizer
 from shared.job import SamplingParams
 from worker.engine import attention
 from worker.engine.base import Engine, EngineRequest
+from worker.engine.eager import EagerForward
 from worker.engine.transformers import TransformersEngine
 from worker.engine.vocabulary import Vocabulary
 
@@ -35,7 +36,8 @@ def slot_engine(model: Any, decoder: Any, **changes: Any) -> TransformersEngine:
     usual = {"slots": 8, "context": 256, "prefill_chunk": 32, "prefix_bytes": 0, "eos_ids": [eos]}
     options = usual | changes
     options.setdefault("vocabulary", Vocabulary(byte_tokenizer, decoder))
-    return TransformersEngine(model, decoder=decoder, **options)
+    forward = EagerForward(model, slots=options["slots"], context=options["context"])
+    return TransformersEngine(forward, decoder=decoder, **options)
 
 
 class Collected:

@@ -21,9 +21,13 @@ def real_model_folder() -> Path:
 
 
 def seed_real_model(settings: Settings) -> None:
-    """Give a data folder the real model without converting it again."""
+    """Give a data folder the real model without converting it again, and its kernels."""
     settings.models_dir.mkdir(parents=True, exist_ok=True)
-    (settings.models_dir / REAL).symlink_to(real_model_folder())
+    real = real_model_folder()
+    kernels = real.with_name(".kernels")
+    kernels.mkdir(exist_ok=True)
+    (settings.models_dir / REAL).symlink_to(real)
+    (settings.models_dir / kernels.name).symlink_to(kernels)
 
 
 class NoText:

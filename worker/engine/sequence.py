@@ -11,6 +11,7 @@ from worker.engine.base import EngineRequest, Output
 from worker.engine.constraint import Constraint
 from worker.engine.detokenizer import Decoder, Detokenizer
 from worker.engine.stopping import StopStrings
+from worker.engine.tally import Bias, Tally
 
 
 class Sequence:
@@ -44,6 +45,8 @@ class Sequence:
         self.preparing: Future[Constraint | None] | None = None
         """What has to be there before its first token."""
         self.constraint: Constraint | None = None
+        self.bias = Bias(self.params.logit_bias) if self.params.logit_bias else None
+        self.tally = Tally(self.tokens) if self.params.penalized else None
         self._limit = min(request.params.max_tokens, context - self.prompt_length)
         self._eos_ids = eos_ids
         self._text = Detokenizer(decoder, request.prompt_ids)
@@ -88,6 +91,8 @@ class Sequence:
         else:
             ids = (token_id,)
             self.tokens.append(token_id)
+            if self.tally is not None:
+                self.tally.add(token_id)
             text, stopped = self._stops.push(self._text.push(token_id))
             if self.constraint is not None:
                 self.constraint.accept(token_id)

@@ -1,29 +1,27 @@
-"""Continuous batching around a transformers model's own forward pass, on a slot cache."""
+"""Continuous batching around a model's forward pass."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
+from concurrent.futures import Future
 from typing import Final
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel
 
 from shared.errors import InvalidLogitBiasError
-from worker.engine.activation import in_strips
 from worker.engine.base import EngineRequest, Output
 from worker.engine.blocks import BLOCK
-from worker.engine.cache import ROWS, SlotCache, Step, aligned
+from worker.engine.cache import Step
 from worker.engine.constraint import Constraints
 from worker.engine.detokenizer import Decoder
+from worker.engine.forward import Forward, Successor
 from worker.engine.logprobs import Logprobs
+from worker.engine.pace import Pace
 from worker.engine.prefix import PrefixCache
-from worker.engine.sampler import sample
 from worker.engine.sequence import Sequence
 from worker.engine.vocabulary import Vocabulary
 
-_IDLE_PREFILL: Final = 1024
-"""Prompt tokens prefilled at once while no stream waits for its next token."""
 _KEPT_TOGETHER: Final = 4 * BLOCK
 """Generated tokens that are stored at a time: fewer cost more, more could be felt as a pause."""
 
@@ -31,13 +29,14 @@ _KEPT_TOGETHER: Final = 4 * BLOCK
 class TransformersEngine:
     """Any causal language model that `worker.models` accepts.
 
-    Each request holds a row of the cache, and the rows in use are 0..n-1: when a request
-    leaves, the last row's takes its place, so that decoding reads the cache without a copy.
+    Each request holds a row of the cache, and new ones get the first free row. Where a pass covers
+    all rows to the last one in use, that is kept low: when a request leaves, the last row's takes
+    its place.
     """
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        forward: Forward,
         *,
         decoder: Decoder,
         vocabulary: Vocabulary,
@@ -46,24 +45,26 @@ class TransformersEngine:
         context: int,
         prefill_chunk: int,
         prefix_bytes: int,
+        successor: Future[Successor] | None = None,
     ) -> None:
-        """`context` and `prefill_chunk` in tokens; `prefix_bytes`: for prompts gone by."""
-        if model.device.type == "cpu":
-            in_strips(model)
-        self._model = model
+        """`context` and `prefill_chunk` in tokens; `prefix_bytes`: for prompts gone by.
+
+        `successor` takes over from `forward` as soon as it is there; if it never comes, whoever
+        tried to make it has said why.
+        """
+        self._forward = forward
+        self._successor = successor
         self._decoder = decoder
         self._vocabulary = vocabulary
         self._constraints = Constraints(vocabulary)
         self._eos_ids = frozenset(eos_ids)
         self._slots = slots
         self._context = context
-        self._prefill_chunk = prefill_chunk
-        self._cache = SlotCache(slots, context, model.device)
+        self._pace = Pace(prefill_chunk)
         self._running: list[Sequence] = []
         """In order of arrival."""
-        first = self._forward([Step(row=0, start=0, tokens=[0, 0])])  # allocates the cache
-        self._tokens = first.shape[-1]
-        self._prefixes = PrefixCache(self._cache.tensors, prefix_bytes)
+        self._prefix_bytes = prefix_bytes
+        self._prefixes = PrefixCache(forward.tensors, prefix_bytes)
 
     @property
     def has_work(self) -> bool:
@@ -75,7 +76,7 @@ class TransformersEngine:
 
     @property
     def kv_bytes(self) -> int:
-        return self._cache.bytes + self._prefixes.bytes
+        return sum(tensor.nbytes for tensor in self._forward.tensors) + self._prefixes.bytes
 
     @property
     def kv_usage(self) -> float:
@@ -86,13 +87,15 @@ class TransformersEngine:
         return self._prefixes.bytes_held
 
     def add(self, request: EngineRequest) -> None:
-        if max(request.params.logit_bias, default=0) >= self._tokens:
-            raise InvalidLogitBiasError(f"The model's tokens are 0 to {self._tokens - 1}.")
+        tokens = self._forward.vocabulary
+        if max(request.params.logit_bias, default=0) >= tokens:
+            raise InvalidLogitBiasError(f"The model's tokens are 0 to {tokens - 1}.")
         sequence = Sequence(
             request, decoder=self._decoder, eos_ids=self._eos_ids, context=self._context
         )
         sequence.preparing = self._constraints.prepare(request.params, request.generated_ids)
-        sequence.row = len(self._running)
+        taken = {other.row for other in self._running}
+        sequence.row = next(row for row in range(self._slots) if row not in taken)
         self._running.append(sequence)
 
     def cancel(self, request_id: str) -> None:
@@ -102,24 +105,43 @@ class TransformersEngine:
                 return
 
     def step(self) -> list[Output]:
-        """Prefill a chunk of what has arrived, then decode one token of all that run."""
+        """Prefill a chunk of what has arrived and decode one token of all that run."""
+        self._switch()
         ready = self._ready()
         ended = [s for s in ready if s.finish_reason]  # in an earlier attempt, or before the first
         outputs = [s.last_output for s in ended]
         decoding = [s for s in ready if s.pending == 1 and s not in ended]
         prefilling = [s for s in ready if s.pending > 1 and s not in ended]
+        decode = [(s, 1) for s in decoding]
+        prefill: list[tuple[Sequence, int]] = []
         if prefilling:
-            budget = self._prefill_chunk if decoding else _IDLE_PREFILL
-            outputs += self._advance(self._chunks(prefilling, budget))
-            for sequence in prefilling:
-                self._keep(sequence, at_least=BLOCK)
-        if decoding:
-            outputs += self._advance([(s, 1) for s in decoding])
-            for sequence in decoding:
-                self._keep(sequence, at_least=_KEPT_TOGETHER)
+            prefill = self._chunks(prefilling, self._pace.budget(decoding, self._forward.ragged))
+        together = [prefill + decode] if self._forward.ragged else [prefill, decode]
+        for chunks in filter(None, together):
+            began = time.perf_counter()
+            outputs += self._advance(chunks)
+            self._pace.note(chunks, time.perf_counter() - began)
+        for sequence in prefilling:
+            self._keep(sequence, at_least=BLOCK)
+        for sequence in decoding:
+            self._keep(sequence, at_least=_KEPT_TOGETHER)
         for sequence in [s for s in self._running if s.finish_reason]:
             self._remove(sequence)
         return outputs
+
+    def _switch(self) -> None:
+        """Go on with the successor, if it has come."""
+        if self._successor is None or not self._successor.done():
+            return
+        coming, self._successor = self._successor, None
+        if coming.exception() is not None:
+            return
+        successor = coming.result()
+        for sequence in self._running:
+            successor.take_over(sequence.row, sequence.cached, self._forward.tensors)
+            sequence.kept = 0
+        self._forward = successor
+        self._prefixes = PrefixCache(successor.tensors, self._prefix_bytes)
 
     def _ready(self) -> list[Sequence]:
         """What can go on. Waits only where nothing else can."""
@@ -146,66 +168,44 @@ class TransformersEngine:
         if masks is not None:
             masks.result()
         with torch.inference_mode():
-            rows = logits[complete]
+            rows = logits if len(complete) == len(chunks) else logits[complete]
             logprobs = Logprobs(rows, sequences, self._vocabulary)
-            token_ids = sample(rows, sequences)
+            token_ids = self._forward.sample(rows, sequences)
             told = logprobs.of(token_ids)
         return [s.accept(token_ids[i], told.get(i)) for i, s in enumerate(sequences)]
-
-    @torch.inference_mode()
-    def _forward(self, steps: list[Step]) -> Tensor:
-        """Logits behind each step's last token, float [steps, vocabulary].
-
-        A decode pass covers the cache rows 0..last even where one of them is still
-        prefilling: computing a row for nothing is cheaper than gathering all the others.
-        Both kinds of pass compute multiples of `ROWS` rows in every matrix product.
-        """
-        decode = all(len(step.tokens) == 1 for step in steps)
-        if decode:
-            by_row = {step.row: step for step in steps}
-            rows = aligned(max(by_row) + 1, ROWS)
-            batch = [by_row.get(row, Step(row, 0, [])) for row in range(rows)]
-        else:
-            batch = steps
-        placement = self._cache.place(batch)
-        logits: Tensor = self._model(
-            input_ids=placement.token_ids,
-            position_ids=placement.positions.clamp(min=0),
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1 if decode else ROWS,
-            placement=placement,
-        ).logits[:, -1]
-        return logits[[step.row for step in steps]] if decode else logits
 
     def _remove(self, sequence: Sequence) -> None:
         self._keep(sequence, at_least=BLOCK)
         self._running.remove(sequence)
-        last = len(self._running)
-        for moved in self._running:
-            if moved.row == last:
-                self._cache.move(last, sequence.row, moved.cached)
-                moved.row = sequence.row
+        last = max((each.row for each in self._running), default=-1)
+        if self._forward.ragged or last < sequence.row:
+            return
+        [moved] = [each for each in self._running if each.row == last]
+        self._forward.move(last, sequence.row, moved.cached)
+        moved.row = sequence.row
 
     def _chunks(self, prefilling: list[Sequence], budget: int) -> list[tuple[Sequence, int]]:
-        """What to prefill in one pass, first come first served.
+        """What to prefill in one pass of at most `budget` tokens, first come first served.
 
-        The pass is as wide as its longest chunk, so a sequence joins only where all rows at
-        that width stay within `budget` tokens; the first one alone may be cut to it. One that
-        begins like another in the pass waits for the next, and for what is known then.
+        Where rows are padded to the longest, padding counts, and only the first prompt may be cut;
+        else the last. One that begins like another in the pass waits for the next pass, and for
+        what is known then.
         """
-        first = prefilling[0]
-        self._recall(first)
-        width = min(first.pending, budget)
-        chunks = [(first, width)]
-        for sequence in prefilling[1:]:
+        chunks: list[tuple[Sequence, int]] = []
+        width = used = 0
+        for sequence in prefilling:
             self._recall(sequence)
             if self._prefixes.bytes and any(_alike(other, sequence) for other, _ in chunks):
                 continue
-            width = max(width, sequence.pending)
-            if width * (len(chunks) + 1) > budget:
+            count = sequence.pending
+            if self._forward.ragged or not chunks:
+                count = min(count, budget - used)
+            width = max(width, count)
+            cost = used + count if self._forward.ragged else width * (len(chunks) + 1)
+            if count == 0 or cost > budget:
                 break
-            chunks.append((sequence, sequence.pending))
+            chunks.append((sequence, count))
+            used += count
         return chunks
 
     def _recall(self, sequence: Sequence) -> None:

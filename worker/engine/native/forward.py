@@ -1,0 +1,118 @@
+"""The forward pass in kernels of our own, all of a step in one call."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence as Rows
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worker.engine.blocks import BLOCK
+from worker.engine.cache import Step, aligned, allocate
+from worker.engine.native import library
+from worker.engine.native.sampling import NativeSampler
+from worker.engine.native.weights import NativeWeights
+from worker.engine.sequence import Sequence
+
+
+class NativeForward:
+    """Keys and values in half precision; each token costs what it needs, in any company.
+
+    The keys of `BLOCK` columns, beginning at a multiple of it, lie turned on their side: [head
+    size, BLOCK] (`kKeysTogether` in the source). The prefix cache copies whole blocks.
+
+    The call holds no interpreter lock, so that what was computed before can be published
+    meanwhile.
+    """
+
+    ragged: Final = True
+
+    def __init__(self, weights: NativeWeights, *, slots: int) -> None:
+        self._weights = weights
+        like = torch.empty(0, dtype=torch.float16)
+        shape = (slots, weights.kv_heads, weights.columns, weights.size)
+        self._tensors = [allocate(shape, like) for _ in range(2 * weights.layers)]
+        self._caches = (library.LayerCache * weights.layers)(
+            *(
+                library.LayerCache(keys=keys.data_ptr(), values=values.data_ptr())
+                for keys, values in zip(self._tensors[::2], self._tensors[1::2], strict=True)
+            )
+        )
+        self._sampler = NativeSampler(
+            weights.kernels,
+            rows=slots,
+            run=ctypes.cast(weights.kernels.mv_pool_run, ctypes.c_void_p).value,
+            pool=weights.pool.value,
+        )
+        self._logits = torch.empty((slots, weights.vocabulary), dtype=torch.float32)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        return self._tensors
+
+    @property
+    def vocabulary(self) -> int:
+        return self._weights.vocabulary
+
+    def __call__(self, steps: list[Step]) -> Tensor:
+        ids = np.fromiter((each for step in steps for each in step.tokens), dtype=np.int32)
+        counts = np.fromiter((len(step.tokens) for step in steps), dtype=np.int32)
+        ends = np.cumsum(counts, dtype=np.int32)
+        segments = np.empty((len(steps), 4), dtype=np.int32)
+        segments[:, 0] = [step.row for step in steps]
+        segments[:, 1] = [step.start for step in steps]
+        segments[:, 2] = ends - counts
+        segments[:, 3] = counts
+        wanted = np.fromiter(
+            (
+                i
+                for step, end in zip(steps, ends, strict=True)
+                for i in range(end - step.wanted, end)
+            ),
+            dtype=np.int32,
+        )
+        if len(wanted) > len(self._logits):
+            self._logits = torch.empty((len(wanted), self._weights.vocabulary))
+        library.check(
+            self._weights.kernels.mv_forward(
+                self._weights.handle,
+                ids.ctypes.data,
+                segments.ctypes.data,
+                len(steps),
+                self._caches,
+                wanted.ctypes.data,
+                len(wanted),
+                self._logits.data_ptr(),
+                self._weights.vocabulary,
+            )
+        )
+        return self._logits[: len(wanted)]
+
+    def sample(self, logits: Tensor, sequences: Rows[Sequence]) -> list[int]:
+        return self._sampler.sample(logits, sequences)
+
+    @torch.inference_mode()
+    def move(self, source: int, target: int, length: int) -> None:
+        whole = aligned(length, BLOCK)
+        for tensor in self._tensors:
+            tensor[target, :, :whole] = tensor[source, :, :whole]
+
+    @torch.inference_mode()
+    def take_over(self, row: int, length: int, tensors: list[Tensor]) -> None:
+        """Copy the first `length` tokens of a row out of an eager path's cache."""
+        whole = aligned(length, BLOCK)
+        for keys, values, old_keys, old_values in zip(
+            self._tensors[::2], self._tensors[1::2], tensors[::2], tensors[1::2], strict=True
+        ):
+            heads, size = keys.shape[1], keys.shape[3]
+            turned = old_keys[row, :, :whole].reshape(heads, -1, BLOCK, size).transpose(-1, -2)
+            keys[row, :, :whole].view(heads, -1, size, BLOCK).copy_(turned)
+            values[row, :, :whole] = old_values[row, :, :whole]
+
+
+def columns_of(context: int) -> int:
+    """Columns of a cache row for so many tokens."""
+    return aligned(context, BLOCK)

@@ -1,0 +1,56 @@
+// Attention over the rows of the KV cache, each query up to its own position.
+
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "pool.h"
+
+namespace mv {
+
+/// Keys that lie together, turned on their side so that 16 of them are scored at once. Also what
+/// the prefix cache copies.
+constexpr int kKeysTogether = 16;
+
+/// The cache of one layer, in half precision. Both lie as [rows][heads][columns][size]; within
+/// each 16 columns of `keys` it is [size][16].
+struct LayerCache {
+    uint16_t* keys;
+    uint16_t* values;
+};
+
+struct AttentionShape {
+    int heads;     ///< of queries; a multiple of `kv_heads`
+    int kv_heads;
+    int size;      ///< of a head; a multiple of 64
+    int columns;   ///< of a cache row; a multiple of 16
+    float scaling;
+    int window;    ///< how many tokens are seen, the query's own included; 0: all
+};
+
+/// New tokens of one cache row: those from `first` on in the batch, at positions from `start` on.
+struct Segment {
+    int32_t row;
+    int32_t start;
+    int32_t first;
+    int32_t count;
+};
+
+/// Scratch memory of the threads.
+class Attention {
+   public:
+    explicit Attention(int threads) : scores_(threads) {}
+
+    /// Store the new tokens' keys and values, then attend.
+    ///
+    /// `qkv` is [tokens][stride] with all heads' queries, then keys, then values, positions already
+    /// applied; `out` is [tokens][heads * size].
+    void run(Pool& pool, const AttentionShape& shape, const LayerCache& cache,
+             const std::vector<Segment>& segments, const float* qkv, int64_t stride, float* out);
+
+   private:
+    std::vector<std::vector<float>> scores_;
+};
+
+}  // namespace mv

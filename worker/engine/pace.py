@@ -1,0 +1,57 @@
+"""How much of the prompts to prefill in one pass, so that running streams keep their pace."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Rows
+from typing import Final
+
+from worker.engine.sequence import Sequence
+
+_PADDED: Final = 1024
+"""Prompt tokens prefilled at once where nobody waits for a next token."""
+_RAGGED: Final = 256
+"""The same where those whose prompts are through go on in the same pass."""
+_LEAST: Final = 16
+_STRETCH: Final = 1.5
+"""How much longer than a pass that only decodes one may take that prefills as well."""
+_YOUNG: Final = 8
+"""Tokens that a stream has when its pace begins to count: before, its reader has just begun."""
+_WEIGHT: Final = 0.2
+"""Of the newest measurement."""
+
+
+class Pace:
+    """Learns from the passes what decoding takes and what a prompt's token adds.
+
+    Where a pass rounds alike whatever it holds, its size decides on time alone.
+    """
+
+    def __init__(self, most: int) -> None:
+        """`most`: tokens to prefill in a pass while other streams run."""
+        self._most = most
+        self._decode = 0.0
+        """Seconds of a pass that only decodes; 0 before there was one."""
+        self._token = 0.0
+        """Seconds that a prompt's token adds to a pass."""
+
+    def budget(self, decoding: Rows[Sequence], ragged: bool) -> int:  # noqa: FBT001
+        """How many tokens to prefill beside those that decode."""
+        if not ragged:
+            return self._most if decoding else _PADDED
+        if not any(sequence.generated >= _YOUNG for sequence in decoding):
+            return _RAGGED
+        if not self._decode or not self._token:
+            return _LEAST
+        return max(_LEAST, min(self._most, int(_STRETCH * self._decode / self._token)))
+
+    def note(self, chunks: Rows[tuple[Sequence, int]], seconds: float) -> None:
+        """A pass over so many tokens of some sequences took so long."""
+        prefilled = sum(count for _, count in chunks if count > 1)
+        if not prefilled:
+            self._decode = _blend(self._decode, seconds)
+        elif self._decode:
+            self._token = _blend(self._token, max(seconds - self._decode, 0.0) / prefilled)
+
+
+def _blend(known: float, new: float) -> float:
+    return new if not known else (1 - _WEIGHT) * known + _WEIGHT * new

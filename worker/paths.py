@@ -1,0 +1,72 @@
+"""Which forward pass a loaded model gets: kernels of our own where they take it, or its own."""
+
+from __future__ import annotations
+
+import ctypes
+from concurrent.futures import Future
+from typing import Any, Final
+
+import torch
+from transformers import PreTrainedModel
+
+from shared.errors import KernelsUnavailableError
+from shared.logging import get_logger
+from shared.settings import Settings
+from worker.engine.cache import Step
+from worker.engine.eager import EagerForward
+from worker.engine.forward import Forward, Successor
+from worker.engine.native import background
+from worker.engine.native.architecture import takes
+from worker.engine.native.forward import NativeForward, columns_of
+from worker.engine.native.weights import NativeWeights
+
+_PROBE: Final = 24
+"""Tokens that both paths compute before one takes over from the other."""
+_ALIKE: Final = 0.95
+"""Least cosine between their logits. Int8 alone leaves it above 0.98, a wrong result near 0."""
+
+
+def in_int8(settings: Settings, config: Any, device: torch.device) -> bool:
+    """Whether a model with this configuration is computed in int8, by kernels of our own."""
+    return device.type == "cpu" and background.wanted(settings) and takes(config)
+
+
+def forward_of(
+    model: PreTrainedModel, settings: Settings, *, context: int
+) -> tuple[Forward, Future[Successor] | None]:
+    """The path to begin with and, where that is slower than it could be, the one to come.
+
+    `context` in tokens.
+    """
+    slots = settings.slots
+    if not in_int8(settings, model.config.get_text_config(), model.device):
+        return EagerForward(model, slots=slots, context=context), None
+    kernels = background.prepare(background.kernels_of(settings))
+
+    def native() -> Successor:
+        return _native(kernels.result(), model, slots=slots, context=context)
+
+    if kernels.done() and kernels.exception() is None:
+        try:
+            return native(), None
+        except KernelsUnavailableError:
+            return EagerForward(model, slots=slots, context=context), None
+    eager = EagerForward(model, slots=slots, context=context)
+    return eager, background.in_background(native)
+
+
+def _native(
+    kernels: ctypes.CDLL, model: PreTrainedModel, *, slots: int, context: int
+) -> NativeForward:
+    """Raise KernelsUnavailableError, which has been logged, if they compute something else."""
+    threads = torch.get_num_threads()
+    weights = NativeWeights(kernels, model, columns=columns_of(context), threads=threads)
+    probe = [Step(row=0, start=0, tokens=[(7 * i + 1) % weights.vocabulary for i in range(_PROBE)])]
+    expected = EagerForward(model, slots=1, context=_PROBE)(probe)
+    computed = NativeForward(weights, slots=1)(probe)
+    alike = torch.nn.functional.cosine_similarity(expected, computed).item()
+    if not alike >= _ALIKE:
+        reason = f"They differ from the model's own path: {alike:.3f}. {background.MEANWHILE}"
+        get_logger().error("kernels unavailable", reason=reason)
+        raise KernelsUnavailableError(reason)
+    return NativeForward(weights, slots=slots)
