@@ -18,13 +18,12 @@ from typing import Final, NamedTuple, TypeAlias
 
 from bench import backlog, plots, service
 from bench.measure import Result, Stream, quantile, summarize
+from bench.prepared import prepare
 from bench.prompts import prompts
 from bench.report import machine, table
 from bench.text import Text
-from shared.catalog import load_catalog
 from shared.configuration import load_settings
 from shared.settings import Settings
-from worker.model_files import ensure_model
 
 _EIGHT: Final = 8
 _ANSWER_TOKENS: Final = 64
@@ -83,8 +82,7 @@ class Task(NamedTuple):
 def main() -> None:
     arguments = _arguments()
     settings = load_settings()
-    settings.prepare_data_dir()
-    ensure_model(load_catalog(settings)[settings.default_model], settings, lambda *_: None)
+    prepare(settings)
     for name in arguments.curves or CURVES:
         curve, points = CURVES[name]
         task = Task(settings, arguments.points or points, arguments.runs, arguments.images)

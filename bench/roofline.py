@@ -19,6 +19,7 @@ from transformers import AutoConfig
 from bench import engine
 from bench.curves import behind_all_beginnings
 from bench.measure import summarize
+from bench.prepared import prepare
 from bench.prompts import prompts
 from bench.report import machine as described
 from bench.report import table
@@ -26,14 +27,13 @@ from bench.workload import at_once
 from shared.catalog import load_catalog
 from shared.configuration import load_settings
 from shared.settings import Settings
-from worker.model_files import ensure_model
 
 _READ_BYTES: Final = 2**29
 """Far more than any cache holds."""
 _SIDE: Final = 2048
 """Of the square matrices that are multiplied."""
 _REPEATS: Final = 7
-_KV_ITEM: Final = {"float32": 4, "int8": 4}
+_KV_ITEM: Final = {"float32": 4, "int8": 2}
 """Bytes of a number among keys and values."""
 _WEIGHT_ITEM: Final = {"float32": 4, "int8": 1}
 
@@ -85,9 +85,8 @@ class Machine(NamedTuple):
 def main() -> None:
     arguments = _arguments()
     settings = load_settings()
-    settings.prepare_data_dir()
+    prepare(settings)
     spec = load_catalog(settings)[settings.default_model]
-    ensure_model(spec, settings, lambda *_: None)
     shape = Shape.of(AutoConfig.from_pretrained(spec.folder(settings), local_files_only=True))
     torch.set_num_threads(settings.threads or os.cpu_count() or 1)
     machine = measure_machine()

@@ -15,13 +15,12 @@ import psutil
 
 from bench import engine, service
 from bench.measure import Stream, summarize
+from bench.prepared import prepare
 from bench.prompts import prompts
 from bench.report import machine, table
 from bench.workload import at_once
-from shared.catalog import load_catalog
 from shared.configuration import load_settings
 from shared.settings import Settings
-from worker.model_files import ensure_model
 
 _ROLES: Final = ("worker", "api", "valkey-server", "up")
 """Names of programs or words of command lines, looked for in this order."""
@@ -31,8 +30,7 @@ _CLIENT: Final = "client (this benchmark)"
 def main() -> None:
     arguments = _arguments()
     settings = load_settings()
-    settings.prepare_data_dir()
-    ensure_model(load_catalog(settings)[settings.default_model], settings, lambda *_: None)
+    prepare(settings)
     asked = prompts(arguments.streams)
     print(machine())
     _report_processes(settings, asked, arguments.tokens)

@@ -24,10 +24,10 @@ from statistics import median
 from typing import Any, Final, NamedTuple
 
 from bench import service
+from bench.prepared import prepare
 from bench.queue_depth import running_valkey
 from bench.report import machine, table
 from shared import job
-from shared.catalog import load_catalog
 from shared.configuration import load_settings
 from shared.events import Token
 from shared.job import GenerationRequest, SamplingParams
@@ -35,7 +35,6 @@ from shared.log import EventLog
 from shared.queue import JobQueue, Limits, Submission
 from shared.redis import connect, connect_async
 from shared.settings import PREFIX, Settings
-from worker.model_files import ensure_model
 
 _POLL: Final = 0.01
 _PROMPT: Final = "What is the capital of France?"
@@ -54,8 +53,7 @@ class Start(NamedTuple):
 def main() -> None:
     arguments = _arguments()
     settings = load_settings()
-    settings.prepare_data_dir()
-    ensure_model(load_catalog(settings)[settings.default_model], settings, lambda *_: None)
+    prepare(settings)
     print(
         f"Seconds from process start; cold once, warm: median of {arguments.runs} (the most); "
         f"{machine()}"
