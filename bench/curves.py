@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from statistics import median
@@ -18,12 +18,12 @@ from typing import Final, NamedTuple, TypeAlias
 
 from bench import backlog, plots, service
 from bench.measure import Result, Stream, quantile, summarize
+from bench.prepared import prepare
 from bench.prompts import prompts
+from bench.report import machine, table
 from bench.text import Text
-from shared.catalog import load_catalog
 from shared.configuration import load_settings
 from shared.settings import Settings
-from worker.model_files import ensure_model
 
 _EIGHT: Final = 8
 _ANSWER_TOKENS: Final = 64
@@ -82,12 +82,11 @@ class Task(NamedTuple):
 def main() -> None:
     arguments = _arguments()
     settings = load_settings()
-    settings.prepare_data_dir()
-    ensure_model(load_catalog(settings)[settings.default_model], settings, lambda *_: None)
+    prepare(settings)
     for name in arguments.curves or CURVES:
         curve, points = CURVES[name]
         task = Task(settings, arguments.points or points, arguments.runs, arguments.images)
-        print(f"\n{name}, medians of {task.runs} runs; times in ms\n")
+        print(f"\n{name}, medians of {task.runs} runs; times in ms; {machine()}")
         curve(task)
 
 
@@ -113,7 +112,7 @@ def _streams(task: Task) -> None:
             for count, results in runs.items():
                 results.append(summarize(service.stream_all(url, prompts(count), _ANSWER_TOKENS)))
     found = {count: _Middle.of(results) for count, results in runs.items()}
-    _table(
+    table(
         ["streams", "tokens/s", "of each", "TTFT p50 / p99", "ITL p50 / p99"],
         (
             [f"{n}", f"{each.rate:.0f}", f"{each.rate / n:.1f}", each.ttft, each.itl]
@@ -152,7 +151,7 @@ def _prompt(task: Task) -> None:
         "8 at once": [(n, _EIGHT * n / each.ttft_p99) for n, each in together.items()],
     }
     alone_rate, together_rate = (dict(points) for points in rates.values())
-    _table(
+    table(
         ["prompt tokens", "TTFT alone", "tokens/s", "TTFT of 8 at once, p50 / p99", "tokens/s"],
         (
             [
@@ -192,7 +191,7 @@ def _context(task: Task) -> None:
                 streams = service.stream_all(url, [piece] * _EIGHT, _ANSWER_TOKENS, raw=True)
                 results.append(summarize(behind_all_beginnings(streams)))
     found = {n: _Middle.of(results) for n, results in runs.items()}
-    _table(
+    table(
         ["tokens behind each of 8 streams", "ITL p50 / p99", "tokens/s"],
         ([f"{n:,}", each.itl, f"{each.rate:.0f}"] for n, each in found.items()),
     )
@@ -228,7 +227,7 @@ def _queue(task: Task) -> None:
         for depth, waits in backlog.measure(sorted(task.points), _PROBES)
     }
     names = list(next(iter(found.values())))
-    _table(
+    table(
         ["jobs that wait", *names],
         ([f"{n:,}", *(f"{value:.1f}" for value in each.values())] for n, each in found.items()),
     )
@@ -257,7 +256,7 @@ def _workers(task: Task) -> None:
                     streams = service.stream_all(url, prompts(count), _ANSWER_TOKENS)
                     runs.setdefault((workers, count), []).append(summarize(streams))
     found = {key: _Middle.of(results) for key, results in runs.items()}
-    _table(
+    table(
         ["workers x threads", "streams", "tokens/s", "TTFT p50 / p99", "ITL p50 / p99"],
         (
             [names[workers], f"{count}", f"{each.rate:.0f}", each.ttft, each.itl]
@@ -279,12 +278,6 @@ def _long(longest: int) -> dict[str, str]:
 
 def _serving(settings: Settings, variables: dict[str, str]) -> AbstractContextManager[str]:
     return service.running_service(settings, service.free_port(), **variables)
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print Markdown, ready for docs/performance-scaling.md."""
-    for cells in (head, ["---"] * len(head), *rows):
-        print(f"| {' | '.join(cells)} |")
 
 
 def _ms(seconds: float) -> str:

@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
+from bench.report import machine, table
 from bench.text import Text
 from shared.catalog import load_catalog
 from shared.configuration import load_settings
@@ -158,21 +159,29 @@ def _report(found: Comparison, settings: Settings, tokens: int, window: int) -> 
     print(
         f"\n{settings.default_model}, dtype {settings.dtype}, {tokens:,} tokens of "
         f"pydoc_data.topics (Python {platform.python_version()}) in windows of {window}; "
-        f"{found.count:,} predictions.\n"
+        f"{found.count:,} predictions; {machine()}"
     )
-    print("| | float32 | served | |")
-    print("|---|---|---|---|")
-    print(
-        f"| perplexity | {found.right_perplexity:.4f} | {found.served_perplexity:.4f} "
-        f"| x {ratio:.4f} |"
+    table(
+        ["", "float32", "served", ""],
+        (
+            [
+                "perplexity",
+                f"{found.right_perplexity:.4f}",
+                f"{found.served_perplexity:.4f}",
+                f"x {ratio:.4f}",
+            ],
+            ["greedy next tokens that are equal", "", "", f"{overall:.2%}"],
+            ["divergence, nats a token", "", "", f"{found.divergence / found.count:.5f}"],
+        ),
     )
-    print(f"| greedy next tokens that are equal | | | {overall:.2%} |")
-    print(f"| divergence from float32, nats a token | | | {found.divergence / found.count:.5f} |")
-    print("\n| where float32's first leads its second by | share of tokens | equal |")
-    print("|---|---|---|")
-    for margin in _MARGINS:
-        equal, share = found.agreement(margin)
-        print(f"| {margin:g} or more | {share:.1%} | {equal:.2%} |")
+    agreements = ((margin, *found.agreement(margin)) for margin in _MARGINS)
+    table(
+        ["where float32's first leads its second by", "share of tokens", "equal"],
+        (
+            [f"{margin:g} or more", f"{share:.1%}", f"{equal:.2%}"]
+            for margin, equal, share in agreements
+        ),
+    )
 
 
 if __name__ == "__main__":

@@ -19,18 +19,21 @@ from transformers import AutoConfig
 from bench import engine
 from bench.curves import behind_all_beginnings
 from bench.measure import summarize
+from bench.prepared import prepare
 from bench.prompts import prompts
+from bench.report import machine as described
+from bench.report import table
+from bench.workload import at_once
 from shared.catalog import load_catalog
 from shared.configuration import load_settings
 from shared.settings import Settings
-from worker.model_files import ensure_model
 
 _READ_BYTES: Final = 2**29
 """Far more than any cache holds."""
 _SIDE: Final = 2048
 """Of the square matrices that are multiplied."""
 _REPEATS: Final = 7
-_KV_ITEM: Final = {"float32": 4, "int8": 4}
+_KV_ITEM: Final = {"float32": 4, "int8": 2}
 """Bytes of a number among keys and values."""
 _WEIGHT_ITEM: Final = {"float32": 4, "int8": 1}
 
@@ -82,9 +85,8 @@ class Machine(NamedTuple):
 def main() -> None:
     arguments = _arguments()
     settings = load_settings()
-    settings.prepare_data_dir()
+    prepare(settings)
     spec = load_catalog(settings)[settings.default_model]
-    ensure_model(spec, settings, lambda *_: None)
     shape = Shape.of(AutoConfig.from_pretrained(spec.folder(settings), local_files_only=True))
     torch.set_num_threads(settings.threads or os.cpu_count() or 1)
     machine = measure_machine()
@@ -135,11 +137,11 @@ def _best(work: Callable[[], object]) -> float:
 def _rates(settings: Settings, arguments: argparse.Namespace) -> dict[int, float]:
     """Tokens a second of the engine in this process, once all streams have begun."""
     model = engine.load(settings)
-    engine.stream_all(model, prompts(max(arguments.streams)), 8)
+    engine.run(model, at_once(prompts(max(arguments.streams)), 8))
     return {
         count: max(
             summarize(
-                behind_all_beginnings(engine.stream_all(model, prompts(count), arguments.tokens))
+                behind_all_beginnings(engine.run(model, at_once(prompts(count), arguments.tokens)))
             ).tokens_per_second
             for _ in range(arguments.runs)
         )
@@ -148,7 +150,8 @@ def _rates(settings: Settings, arguments: argparse.Namespace) -> dict[int, float
 
 
 def _report_machine(machine: Machine) -> None:
-    print(f"{torch.get_num_threads()} threads, the best of {_REPEATS} runs each:\n")
+    print(described())
+    print(f"\n{torch.get_num_threads()} threads, the best of {_REPEATS} runs each:\n")
     print(f"- reads {machine.bytes_per_second / 1e9:.1f} GB/s")
     for dtype, rate in machine.operations_per_second.items():
         print(f"- computes {rate / 1e9:,.0f} billion {dtype} operations a second")
@@ -157,12 +160,9 @@ def _report_machine(machine: Machine) -> None:
 def _report_bounds(
     shape: Shape, machine: Machine, context: int, had: dict[str, dict[int, float]]
 ) -> None:
-    print(f"\nA step with {context} tokens behind each stream:\n")
-    print(
-        "| dtype | streams | MB | reading, ms | million operations | computing, ms "
-        "| bound, tokens/s | engine, tokens/s | of the bound |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print(f"\nA step with {context} tokens behind each stream:")
+    head = ["dtype", "streams", "MB", "reading, ms", "million operations", "computing, ms"]
+    rows = []
     for dtype, rates in had.items():
         for streams, rate in rates.items():
             size = shape.step_bytes(streams, context, dtype)
@@ -170,11 +170,20 @@ def _report_bounds(
             reading = size / machine.bytes_per_second
             computing = operations / machine.operations_per_second[dtype]
             bound = streams / max(reading, computing)
-            print(
-                f"| {dtype} | {streams} | {size / 1e6:.0f} | {reading * 1e3:.2f} "
-                f"| {operations / 1e6:,.0f} | {computing * 1e3:.2f} | {bound:.0f} | {rate:.0f} "
-                f"| {rate / bound:.0%} |"
+            rows.append(
+                [
+                    dtype,
+                    f"{streams}",
+                    f"{size / 1e6:.0f}",
+                    f"{reading * 1e3:.2f}",
+                    f"{operations / 1e6:,.0f}",
+                    f"{computing * 1e3:.2f}",
+                    f"{bound:.0f}",
+                    f"{rate:.0f}",
+                    f"{rate / bound:.0%}",
+                ]
             )
+    table([*head, "bound, tokens/s", "engine, tokens/s", "of the bound"], rows)
 
 
 if __name__ == "__main__":

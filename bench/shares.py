@@ -15,11 +15,12 @@ import psutil
 
 from bench import engine, service
 from bench.measure import Stream, summarize
+from bench.prepared import prepare
 from bench.prompts import prompts
-from shared.catalog import load_catalog
+from bench.report import machine, table
+from bench.workload import at_once
 from shared.configuration import load_settings
 from shared.settings import Settings
-from worker.model_files import ensure_model
 
 _ROLES: Final = ("worker", "api", "valkey-server", "up")
 """Names of programs or words of command lines, looked for in this order."""
@@ -29,9 +30,9 @@ _CLIENT: Final = "client (this benchmark)"
 def main() -> None:
     arguments = _arguments()
     settings = load_settings()
-    settings.prepare_data_dir()
-    ensure_model(load_catalog(settings)[settings.default_model], settings, lambda *_: None)
+    prepare(settings)
     asked = prompts(arguments.streams)
+    print(machine())
     _report_processes(settings, asked, arguments.tokens)
     _report_functions(settings, asked, arguments.tokens, arguments.functions)
 
@@ -51,11 +52,14 @@ def _report_processes(settings: Settings, asked: list[str], max_tokens: int) -> 
         streams = service.stream_all(url, asked, max_tokens)
         spent = {role: after - before[role] for role, after in _processor_seconds().items()}
     result, tokens, whole = summarize(streams), _tokens(streams), sum(spent.values())
-    print(f"{len(asked)} streams, {tokens} tokens, {result.tokens_per_second:.0f} tokens/s\n")
-    print("| process | CPU ms a token | share |")
-    print("|---|---|---|")
-    for role, seconds in sorted(spent.items(), key=lambda item: -item[1]):
-        print(f"| {role} | {seconds / tokens * 1e3:.3f} | {seconds / whole:.1%} |")
+    print(f"{len(asked)} streams, {tokens} tokens, {result.tokens_per_second:.0f} tokens/s")
+    table(
+        ["process", "CPU ms a token", "share"],
+        (
+            [role, f"{seconds / tokens * 1e3:.3f}", f"{seconds / whole:.1%}"]
+            for role, seconds in sorted(spent.items(), key=lambda item: -item[1])
+        ),
+    )
 
 
 def _processor_seconds() -> dict[str, float]:
@@ -77,26 +81,30 @@ def _report_functions(
     settings: Settings, asked: list[str], max_tokens: int, functions: int
 ) -> None:
     model = engine.load(settings)
-    engine.stream_all(model, asked, 8)
+    engine.run(model, at_once(asked, 8))
     profile = cProfile.Profile()
     profile.enable()
-    streams = engine.stream_all(model, asked, max_tokens)
+    streams = engine.run(model, at_once(asked, max_tokens))
     profile.disable()
     stats: Any = pstats.Stats(profile)
     tokens = _tokens(streams)
     print(
         f"\nThe engine alone, its thread under cProfile: {stats.total_tt / tokens * 1e3:.3f} ms "
-        "a token, of which\n"
+        "a token, of which"
     )
-    print("| function, without what it calls | calls a token | ms a token | share |")
-    print("|---|---|---|---|")
     rows = sorted(stats.stats.items(), key=lambda item: -item[1][2])[:functions]
-    for (file, line, name), (_, calls, seconds, *_) in rows:
-        where = f"{'/'.join(file.split('/')[-2:])}:{line} {name}" if line else name
-        print(
-            f"| `{where}` | {calls / tokens:.2f} | {seconds / tokens * 1e3:.3f} "
-            f"| {seconds / stats.total_tt:.1%} |"
-        )
+    table(
+        ["function, without what it calls", "calls a token", "ms a token", "share"],
+        (
+            [
+                f"`{'/'.join(file.split('/')[-2:])}:{line} {name}`" if line else f"`{name}`",
+                f"{calls / tokens:.2f}",
+                f"{seconds / tokens * 1e3:.3f}",
+                f"{seconds / stats.total_tt:.1%}",
+            ]
+            for (file, line, name), (_, calls, seconds, *_) in rows
+        ),
+    )
 
 
 def _tokens(streams: list[Stream]) -> int:

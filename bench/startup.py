@@ -24,9 +24,10 @@ from statistics import median
 from typing import Any, Final, NamedTuple
 
 from bench import service
+from bench.prepared import prepare
 from bench.queue_depth import running_valkey
+from bench.report import machine, table
 from shared import job
-from shared.catalog import load_catalog
 from shared.configuration import load_settings
 from shared.events import Token
 from shared.job import GenerationRequest, SamplingParams
@@ -34,7 +35,6 @@ from shared.log import EventLog
 from shared.queue import JobQueue, Limits, Submission
 from shared.redis import connect, connect_async
 from shared.settings import PREFIX, Settings
-from worker.model_files import ensure_model
 
 _POLL: Final = 0.01
 _PROMPT: Final = "What is the capital of France?"
@@ -53,18 +53,20 @@ class Start(NamedTuple):
 def main() -> None:
     arguments = _arguments()
     settings = load_settings()
-    settings.prepare_data_dir()
-    ensure_model(load_catalog(settings)[settings.default_model], settings, lambda *_: None)
-    print(f"Seconds from process start; cold once, warm: median of {arguments.runs} (the most).\n")
-    print("| | first token | kernels ready | kernels from |")
-    print("|---|---|---|---|")
+    prepare(settings)
+    print(
+        f"Seconds from process start; cold once, warm: median of {arguments.runs} (the most); "
+        f"{machine()}"
+    )
+    rows = []
     for what, start in (("worker", _start_worker), ("up", _start_up)):
         with tempfile.TemporaryDirectory(prefix="mv-bench-") as folder:
             models = Path(folder)
             _link_models(settings, models)
-            _print_row(f"{what}, cold", [start(models, arguments.patience)])
+            rows.append(_row(f"{what}, cold", [start(models, arguments.patience)]))
             warm = [start(models, arguments.patience) for _ in range(arguments.runs)]
-            _print_row(f"{what}, warm", warm)
+            rows.append(_row(f"{what}, warm", warm))
+    table(["", "first token", "kernels ready", "kernels from"], rows)
 
 
 def _arguments() -> argparse.Namespace:
@@ -74,11 +76,10 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _print_row(title: str, starts: Sequence[Start]) -> None:
+def _row(title: str, starts: Sequence[Start]) -> list[str]:
     ready = [start.kernels_ready for start in starts if start.kernels_ready is not None]
     sources = ", ".join(sorted({start.source for start in starts}))
-    tokens = _spread([start.first_token for start in starts])
-    print(f"| {title} | {tokens} | {_spread(ready)} | {sources} |", flush=True)
+    return [title, _spread([start.first_token for start in starts]), _spread(ready), sources]
 
 
 def _spread(seconds: Sequence[float]) -> str:
