@@ -50,7 +50,7 @@ class RequestContext:
     """Gives each request an id that its log lines, its job and its response carry.
 
     A stream's body is sent from here, behind all other layers: they would each stand by with
-    what they know of the request for as long as the stream is open, three quarters of its memory.
+    what they know of the request for as long as the stream is open, a third of its memory.
     """
 
     def __init__(self, app: ASGIApp, metrics: ApiMetrics, tracing: Tracing) -> None:

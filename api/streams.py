@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import Final
 
 from sse_starlette.sse import EventSourceResponse
-from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from api.context import send_behind
@@ -63,6 +62,8 @@ class StreamResponse(EventSourceResponse):
 
 
 class _Body:
+    """What is there for as long as a stream is open."""
+
     __slots__ = ("_content", "_ping", "_streams")
 
     def __init__(self, content: AsyncGenerator[bytes], streams: OpenStreams, ping: bytes) -> None:
@@ -104,10 +105,9 @@ class _Body:
 
 
 async def _leave(receive: Receive, cut: Callable[[], None]) -> None:
-    """Cut a stream when its client leaves, or sends what is no request."""
-    with suppress(HTTPException):
-        while (await receive())["type"] != "http.disconnect":
-            pass
+    """Cut a stream when its client leaves."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
     cut()
 
 
