@@ -35,7 +35,10 @@ from bench.service import free_port
 from cli.embedded import valkey_command
 from shared.configuration import load_settings
 from shared.events import Token
+from shared.job import SamplingParams
 from shared.settings import PREFIX, Settings
+from worker.engine.base import EngineRequest
+from worker.engine.fake import FakeEngine
 
 
 def _has_token(given: tuple[Any, ...], _result: Any) -> bool:
@@ -84,9 +87,10 @@ def main() -> None:
         _play(arguments.play, Path(arguments.notes) if arguments.notes else None)
         return
     for sync in arguments.sync:
-        print(f"\n## appendfsync {sync}\n")
         with tempfile.TemporaryDirectory(prefix="mv-hops-") as folder:
             notes = Path(folder)
+            took = _sync_seconds(notes) * 1e3
+            print(f"\n## appendfsync {sync}; the disk syncs in {took:.2f} ms\n")
             with _stack(notes / "data", sync, arguments.step, notes) as (port, _processes):
                 sent = _sequential(port, arguments.requests, arguments.tokens)
             _print_hops(sent, notes, arguments.step)
@@ -270,12 +274,36 @@ def _load(port: int, processes: dict[str, psutil.Process], arguments: argparse.N
     spent = {role: _cpu(process) - before[role] for role, process in processes.items()}
     tokens = sum(len(moments) - 1 for moments in results)
     generated = arguments.streams * arguments.load_tokens
-    ideal = generated / (arguments.streams / arguments.load_step)
+    alone = _engine_alone(arguments.streams, arguments.load_tokens, arguments.load_step)
     print(f"\n{arguments.streams} streams, steps of {arguments.load_step * 1e3:g} ms:")
-    share = f"{ideal / seconds:.1%} of the engine's"
+    share = f"{alone / seconds:.1%} of the engine's in process"
     print(f"{generated / seconds:.0f} tokens/s, {share}; {tokens} events")
     each = ", ".join(f"{role} {used / generated * 1e6:.0f}" for role, used in spent.items())
     print(f"CPU, µs a token: {each}, together {sum(spent.values()) / generated * 1e6:.0f}")
+
+
+def _engine_alone(streams: int, tokens: int, step: float) -> float:
+    """Seconds that the engine takes for the same in this process, with nothing around it."""
+    engine = FakeEngine(slots=streams, step_seconds=step)
+    params = SamplingParams(max_tokens=tokens, temperature=1, seed=4)
+    for number in range(streams):
+        engine.add(EngineRequest(id=str(number), prompt_ids=(1, 2, 3), params=params))
+    began = time.monotonic()
+    while engine.has_work:
+        engine.step()
+    return time.monotonic() - began
+
+
+def _sync_seconds(folder: Path) -> float:
+    """How long the disk takes to have what was just written: Valkey answers no sooner."""
+    taken = []
+    with (folder / "sync").open("wb", buffering=0) as file:
+        for _ in range(50):
+            file.write(b"x" * 300)
+            began = time.monotonic()
+            os.fdatasync(file.fileno())
+            taken.append(time.monotonic() - began)
+    return median(taken)
 
 
 def _cpu(process: psutil.Process) -> float:

@@ -19,6 +19,7 @@ from shared.settings import PREFIX, Settings
 
 T = TypeVar("T")
 
+_ANY: Final = "SELECT 1 FROM api_keys LIMIT 1"
 _ALLOWANCES: Final = Allowance.__struct_fields__
 _keys: Final = sa.table(
     "api_keys",
@@ -58,6 +59,10 @@ class KeyBook:
     def exists(self) -> bool:
         """Whether any key was ever made. One that was revoked counts."""
         return self._read(_is_there_any)
+
+    def is_empty_at_once(self) -> bool:
+        """Whether surely no key was ever made; False: there may be some, so look."""
+        return self._database.finds_at_once(_ANY) is False
 
     def all(self) -> list[Key]:
         """The oldest first."""
@@ -111,7 +116,7 @@ class KeyBook:
         self._change(key_id, {"revoked_at": keys.now()})
 
     def close(self) -> None:
-        self._database.engine.dispose()
+        self._database.close()
 
     def _change(self, key_id: str, changes: dict[str, Any]) -> None:
         is_it = (_keys.c.id == key_id) & _keys.c.revoked_at.is_(None)
@@ -142,7 +147,7 @@ def _those(query: sa.Select[Any]) -> Callable[[sa.Connection], list[Key]]:
 
 def _is_there_any(connection: sa.Connection) -> bool:
     """As text: where nobody has a key, every request waits for this."""
-    found = connection.exec_driver_sql("SELECT 1 FROM api_keys LIMIT 1")
+    found = connection.exec_driver_sql(_ANY)
     return found.first() is not None
 
 
