@@ -8,6 +8,7 @@ prompts in each run.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from random import Random
@@ -95,6 +96,8 @@ def _disturb(driver: Driver, arguments: argparse.Namespace, dice: Random) -> Dis
         for _ in range(arguments.long)
     ]
     streams = driver.run([*running, *long])
+    if failed := sum(stream.failed for stream in streams):
+        sys.exit(f"{failed} of {len(streams)} streams failed.")
     return disturbance(streams[: len(running)], streams[len(running) :])
 
 

@@ -81,6 +81,8 @@ def main(rounds: int = 5) -> None:
     if len(running) > 1:
         shares = ", ".join(f"{name} {share:.1%}" for name, share in idle.items())
         print(f"\nOf one core, while others were measured: {shares}.")
+    if failed := sum(each.result.failed for every in found for each in every.values()):
+        print(f"\n{failed} streams failed, and count for nothing.")
     if arguments.plot:
         _plot(found, arguments.streams)
     report.save(
@@ -138,9 +140,7 @@ def _round(running: Sequence[System], number: int, streams: Sequence[int], token
 def _report(rounds: Sequence[Round], streams: Sequence[int], tokens: int) -> None:
     names = list(dict.fromkeys(name for name, _ in rounds[0]))
     print(f"\n{report.machine()}.")
-    print(
-        f"{len(rounds)} rounds, at most {tokens} tokens a stream. Medians; in brackets least-most."
-    )
+    print(f"{len(rounds)} rounds, at most {tokens} tokens a stream. Medians (least to most).")
     head = ["tokens/s", *(f"{count} streams" if count > 1 else "1 stream" for count in streams)]
     rows = [
         [name, *(report.spread(_rates(rounds, name, count)) for count in streams)] for name in names
