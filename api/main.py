@@ -60,8 +60,10 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def run(settings: Settings) -> None:
+def run(settings: Settings, *, patience: float = 0.0) -> None:
     """Serve until SIGTERM or SIGINT. Needs the main thread.
+
+    `patience`: seconds to wait for Redis, where it is being started too.
 
     Raises:
         RedisUnavailableError: Redis does not answer.
@@ -73,7 +75,7 @@ def run(settings: Settings) -> None:
     """
     configure(settings, PROCESS)
     with connect(settings, PROCESS) as redis:
-        require(redis, settings)
+        require(redis, settings, patience)
     _require_keys(settings)
     if settings.webhook_secret_file is not None:
         Signer.read(settings.webhook_secret_file)  # told here in a line
