@@ -15,7 +15,7 @@ from worker.engine.base import EngineRequest, Output
 from worker.engine.blocks import BLOCK
 from worker.engine.cache import ROWS, SlotCache, Step, aligned
 from worker.engine.constraint import Constraints
-from worker.engine.detokenizer import Decoder
+from worker.engine.decoder import Decoder
 from worker.engine.logprobs import Logprobs
 from worker.engine.prefix import PrefixCache
 from worker.engine.sampler import sample
