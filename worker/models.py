@@ -10,7 +10,8 @@ from shared.catalog import Catalog, ModelSpec
 from shared.errors import ModelUnavailableError
 from shared.settings import Settings
 from worker.engine.base import Engine
-from worker.prompts import ChatPrompts, PlainDecoder, PromptEncoder
+from worker.engine.decoder import decoder_of
+from worker.prompts import ChatPrompts, PromptEncoder
 
 SUPPORTED_LAYERS: Final = {"full_attention", "sliding_attention"}
 
@@ -63,7 +64,7 @@ def _load(spec: ModelSpec, settings: Settings) -> LoadedModel:
         model.requires_grad_(requires_grad=False).to(device)
         context = context_of(model.config.get_text_config(), settings)
         embeddings: Any = model.get_input_embeddings()
-        decoder, eos_ids = PlainDecoder(tokenizer), _eos_ids(model)
+        decoder, eos_ids = decoder_of(tokenizer), _eos_ids(model)
         forward, successor = forward_of(model, settings, context=context)
         engine = TransformersEngine(
             forward,

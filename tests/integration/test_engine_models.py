@@ -19,8 +19,8 @@ from tests.support.engines import greedy, reference, request, run, sampled, slot
 from tests.support.models import NoText, tiny_gemma2, tiny_gemma3, tiny_gpt2, tiny_llama
 from worker.engine import eager
 from worker.engine.activation import in_strips
+from worker.engine.decoder import PlainDecoder
 from worker.engine.sampler import sample
-from worker.prompts import PlainDecoder
 
 PROMPTS = [
     "What is the capital of France?",

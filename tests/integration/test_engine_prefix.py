@@ -12,8 +12,8 @@ from tests.support.engines import greedy, request, run, sampled, slot_engine
 from tests.support.models import NoText, tiny_gemma2, tiny_gemma3, tiny_gpt2, tiny_llama
 from worker.engine.base import EngineRequest
 from worker.engine.blocks import BLOCK
+from worker.engine.decoder import PlainDecoder
 from worker.engine.transformers import TransformersEngine
-from worker.prompts import PlainDecoder
 
 TINY: dict[str, Callable[[], Any]] = {
     "llama": tiny_llama,

@@ -3,10 +3,10 @@
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import cast
 
 import pytest
+from msgspec.structs import replace
 
 from shared.claim import Claim
 from shared.errors import MiniVaultError, ModelUnavailableError, PromptTooLongError

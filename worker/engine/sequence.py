@@ -9,7 +9,8 @@ from shared.errors import MiniVaultError
 from shared.events import FinishReason, TokenLogprobs
 from worker.engine.base import EngineRequest, Output
 from worker.engine.constraint import Constraint
-from worker.engine.detokenizer import Decoder, Detokenizer
+from worker.engine.decoder import Decoder
+from worker.engine.detokenizer import detokenizer
 from worker.engine.speculation import Lookup
 from worker.engine.stopping import StopStrings
 from worker.engine.tally import Bias, Tally
@@ -51,7 +52,7 @@ class Sequence:
         self._lookup = Lookup()
         self._limit = min(request.params.max_tokens, context - self.prompt_length)
         self._eos_ids = eos_ids
-        self._text = Detokenizer(decoder, request.prompt_ids)
+        self._text = detokenizer(decoder, request.prompt_ids)
         self._stops = StopStrings(request.params.stop)
         self._published = 0
         self._replay(request)

@@ -16,7 +16,7 @@ from worker.engine.base import EngineRequest, Output
 from worker.engine.blocks import BLOCK
 from worker.engine.chunk import Chunk
 from worker.engine.constraint import Constraints
-from worker.engine.detokenizer import Decoder
+from worker.engine.decoder import Decoder
 from worker.engine.forward import Forward, Successor
 from worker.engine.logprobs import Logprobs
 from worker.engine.pace import Pace
