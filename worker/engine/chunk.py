@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Ids
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from shared.events import TokenLogprobs
 from worker.engine.base import Output
@@ -47,11 +47,12 @@ class Chunk:
             right += 1
             sequence.cached += 1
             more = sequence.accept(drawn[right])
-            output = replace(
-                output,
-                ids=output.ids + more.ids,
-                text=output.text + more.text,
-                finish_reason=more.finish_reason,
+            output = Output(
+                output.id,
+                output.ids + more.ids,
+                output.text + more.text,
+                more.finish_reason,
+                cached_tokens=output.cached_tokens,
                 error=more.error,
             )
         if self.draft:
