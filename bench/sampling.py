@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 
 from shared.job import SamplingParams
 from worker.engine.base import EngineRequest
-from worker.engine.decoder import Decoder, PlainDecoder, decoder_of
+from worker.engine.decoder import Decoder, LibraryDecoder, PlainDecoder, decoder_of
 from worker.engine.native.sampling import NativeSampler
 from worker.engine.sampler import sample
 from worker.engine.sequence import Sequence
@@ -95,7 +95,7 @@ def _acceptance(decoders: dict[str, Decoder], ids: list[int]) -> None:
         for kind, decoder in decoders.items():
             sequences = _sequences(decoder, **params)
             taken = _best(partial(_accept, sequences, ids)) / len(ids)
-            print(f"accept, {name:20} {kind:18} {taken:6.0f}")
+            print(f"accept, {name:20} {kind:16} {taken:6.0f}")
 
 
 def main(library: str, folder: str) -> None:
@@ -103,7 +103,11 @@ def main(library: str, folder: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = tokenizer(__doc__)["input_ids"]
     _draws(ctypes.CDLL(library), decoder_of(tokenizer))
-    decoders = {"the library's": PlainDecoder(tokenizer), "tokens of bytes": decoder_of(tokenizer)}
+    decoders: dict[str, Decoder] = {
+        "transformers'": PlainDecoder(tokenizer),
+        "the library's": LibraryDecoder(tokenizer.backend_tokenizer),
+        "tokens of bytes": decoder_of(tokenizer),
+    }
     _acceptance(decoders, ids)
 
 
