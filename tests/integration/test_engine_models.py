@@ -6,20 +6,17 @@ And logits are the same bits alone, in any company and after a resumption.
 """
 
 import random
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.support.bits import Bits, differing, exercise, recorded, torch_threads
 from tests.support.engines import greedy, reference, request, run, sampled, slot_engine
 from tests.support.models import NoText, tiny_gemma2, tiny_gemma3, tiny_gpt2, tiny_llama
-from worker.engine import transformers
 from worker.engine.activation import in_strips
-from worker.engine.sampler import sample
 from worker.prompts import PlainDecoder
 
 PROMPTS = [
@@ -183,58 +180,9 @@ def test_resuming_at_any_token_changes_nothing(kind: str) -> None:
             assert "".join(whole.pieces[:cut]) + rest.text == whole.text
 
 
-Bits = defaultdict[tuple[str, int], list[int]]
-"""Hashes of the logits behind each token of each request, one for each time it was drawn."""
-
-
 @pytest.fixture
 def bits(monkeypatch: pytest.MonkeyPatch) -> Bits:
-    seen: Bits = defaultdict(list)
-
-    def recording(logits: Any, sequences: Sequence[Any]) -> list[int]:
-        for row, sequence in zip(logits, sequences, strict=True):
-            seen[sequence.id, sequence.generated].append(hash(row.numpy().tobytes()))
-        return sample(logits, sequences)
-
-    monkeypatch.setattr(transformers, "sample", recording)
-    return seen
-
-
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    yield
-    torch.set_num_threads(before)
-
-
-def exercise(engine: Any, prompts: Mapping[str, Sequence[int]], tokens: int) -> None:
-    """Run each prompt alone, in company that comes and goes, and resumed at every token."""
-    alone = {
-        name: run(engine, [request(name, ids, greedy(tokens))])[name].ids
-        for name, ids in prompts.items()
-    }
-    for join_every in (0, 1, 3):
-        # Lengths differ, so that the rows left behind are moved and odd numbers of them run.
-        company = [
-            request(name, ids, greedy(tokens - i % 3))
-            for i, (name, ids) in enumerate(prompts.items())
-        ]
-        run(engine, company, join_every=join_every)
-    for cut in range(1, tokens):
-        resumed = [
-            request(name, ids, greedy(cut + 1), generated_ids=tuple(alone[name][:cut]))
-            for name, ids in prompts.items()
-        ]
-        run(engine, resumed)
-        run(engine, resumed[cut % 2 :: 2], join_every=1)
-
-
-def differing(bits: Bits, tokens: int) -> list[tuple[str, int]]:
-    """Where the logits were not the same bits each time; none was met only once."""
-    assert {position for _, position in bits} == set(range(tokens))
-    assert min(len(times) for times in bits.values()) > 1
-    return [where for where, times in bits.items() if len(set(times)) > 1]
+    return recorded(monkeypatch)
 
 
 @pytest.mark.parametrize("kind", TINY)

@@ -140,7 +140,7 @@ class TransformersEngine:
         successor = coming.result()
         for sequence in self._running:
             successor.take_over(sequence.row, sequence.cached, self._forward.tensors)
-            sequence.kept = 0
+            sequence.kept = self._context  # it rounds otherwise: nobody else's prompt may begin so
         self._forward = successor
         self._prefixes = PrefixCache(successor.tensors, self._prefix_bytes)
 
