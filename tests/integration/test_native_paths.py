@@ -2,7 +2,7 @@
 
 import gc
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
@@ -71,6 +71,25 @@ def coming(own, monkeypatch) -> "Future[Any]":
     future: Future[Any] = Future()
     monkeypatch.setattr(background, "prepare", lambda kernels: future)
     return future
+
+
+@pytest.fixture
+def refused(own, coming, lines) -> Callable[..., tuple[str, str]]:
+    """Begin with kernels that are no good, or have them come; how that is logged, and why."""
+
+    def begun(*, at_once: bool) -> tuple[str, str]:
+        if at_once:
+            coming.set_result(loaded())
+        forward, successor = begin(native_qwen2(), own)
+        assert isinstance(forward, EagerForward)
+        assert (successor is None) == at_once
+        if successor is not None:
+            coming.set_result(loaded())
+            assert isinstance(successor.exception(timeout=60), KernelsUnavailableError)
+        [line] = unavailable(lines)
+        return line
+
+    return begun
 
 
 def on_our_attention(model: Any) -> Any:
@@ -148,44 +167,24 @@ def test_models_of_other_shapes_run_as_they_are(ready, lines, build) -> None:
 
 @pytest.mark.parametrize("wrong", [float("nan"), 0.0, -1.0])
 @pytest.mark.parametrize("at_once", [True, False])
-def test_kernels_that_compute_nonsense_are_refused(
-    own, coming, lines, monkeypatch, wrong, at_once
-) -> None:
+def test_kernels_that_compute_nonsense_are_refused(refused, monkeypatch, wrong, at_once) -> None:
     computed = NativeForward.__call__
     monkeypatch.setattr(NativeForward, "__call__", lambda *args: computed(*args).mul_(wrong))
-    level, reason = refused(own, coming, lines, at_once=at_once)
+    level, reason = refused(at_once=at_once)
     assert level == "error"
     assert reason.startswith("They differ from the model's own path: ")
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-def test_kernels_that_find_no_memory_are_done_without(
-    own, coming, lines, monkeypatch, at_once
-) -> None:
+def test_kernels_that_find_no_memory_are_done_without(refused, monkeypatch, at_once) -> None:
     """And whatever else goes wrong with them: the model is served all the same."""
 
     def too_little(status: int) -> None:
         raise MemoryError
 
     monkeypatch.setattr(library, "check", too_little)
-    level, _ = refused(own, coming, lines, at_once=at_once)
+    level, _ = refused(at_once=at_once)
     assert level == "error"
-
-
-def refused(
-    own: Settings, coming: "Future[Any]", lines: list[Line], *, at_once: bool
-) -> tuple[str, str]:
-    """Begin with kernels that are no good; how that was logged, and why."""
-    if at_once:
-        coming.set_result(loaded())
-    forward, successor = begin(native_qwen2(), own)
-    assert isinstance(forward, EagerForward)
-    assert (successor is None) == at_once
-    if successor is not None:
-        coming.set_result(loaded())
-        assert isinstance(successor.exception(timeout=60), KernelsUnavailableError)
-    [line] = unavailable(lines)
-    return line
 
 
 def config(kind: str, **changes: Any) -> Any:
@@ -266,10 +265,10 @@ def test_kinds_widths_and_rotations_that_are_not_taken(kind, changes) -> None:
     if kind in ("mamba", "rwkv"):
         from transformers import AutoConfig
 
-        refused = AutoConfig.for_model(kind)
+        other = AutoConfig.for_model(kind)
     else:
-        refused = config(kind, **changes)
-    assert not takes(refused)
+        other = config(kind, **changes)
+    assert not takes(other)
 
 
 @pytest.mark.parametrize("kind", NATIVE)
