@@ -74,7 +74,7 @@ alerts-check: ## Try deploy/prometheus/alerts.yml; needs promtool (Debian: prome
 	@promtool check rules deploy/prometheus/alerts.yml
 	@promtool test rules deploy/prometheus/alerts_test.yml
 
-bench: $(VENV)/.dev ## Measure the service from outside, next to the bare engine
+bench: $(VENV)/.dev ## Measure the service beside what others would pick instead (3 minutes)
 	@$(BIN)/python -m bench
 
 datasette: $(VENV)/.datasette ## Look at the database in a browser; DATABASE=data/db/minivault.db
@@ -108,6 +108,9 @@ $(VENV)/.run: pyproject.toml constraints.txt $(VENV)/.torch
 $(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.torch
 	@echo "Installing MiniVault and its development tools into $(VENV)"
 	@$(PIP_INSTALL) -e '.[dev]'
+	@for each in "$$CXX" c++ g++ clang++; do command -v "$$each" >/dev/null && exit; done; \
+	  echo "Installing a C++ compiler into $(VENV): there is none here"; \
+	  $(PIP_INSTALL) ziglang==0.17.1
 	@touch $(VENV)/.run $@
 
 .cache/sdks/.installed: tests/sdks/node/package.json tests/sdks/others/requirements.txt

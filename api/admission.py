@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Final
 
 from fastapi import Depends, Header
@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from api.bounds import prompt_tokens_at_most
 from api.caller import Caller, CallerDep
-from api.context import request_id, trace
+from api.context import held, request_id, trace
 from api.deadline import in_time
 from api.deps import StateDep
 from api.draft import Draft
@@ -40,7 +40,7 @@ _KEY: Final = Header(
 )
 
 
-def json_only(request: Request) -> None:
+async def json_only(request: Request) -> None:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise UnsupportedMediaTypeError
@@ -125,9 +125,8 @@ Admitted = Annotated[Admission, Depends(_admission())]
 AdmittedInBackground = Annotated[Admission, Depends(_admission(background=True))]
 
 
-async def _submitted(admission: Admitted, state: StateDep) -> AsyncIterator[Feed]:
-    async with state.relay.submit(admission) as feed:
-        yield feed  # until the response is sent
+async def _submitted(request: Request, admission: Admitted, state: StateDep) -> Feed:
+    return await held(request).enter_async_context(state.relay.submit(admission))
 
 
 Submitted = Annotated[Feed, Depends(_submitted)]

@@ -44,13 +44,15 @@ class BodyLimit:
 
         async def receive_some() -> Message:
             nonlocal received, deadline
+            if deadline is None:  # nothing of the body is to come; it waits for the client to leave
+                return await receive()
             try:
                 async with asyncio.timeout_at(deadline):
                     message = await receive()
             except TimeoutError:
                 raise HTTPException(408, headers=_CLOSE) from None
             if not message.get("more_body", False):
-                deadline = None  # from here on it waits for the client to leave
+                deadline = None
             received += len(message.get("body", b""))
             if received > self._max_bytes:
                 raise HTTPException(413)

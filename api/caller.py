@@ -35,7 +35,7 @@ class Caller:
         return tuple(name for name in served if allowed is None or name in allowed)
 
 
-def _caller(request: Request) -> Caller:
+async def _caller(request: Request) -> Caller:
     caller: Caller = request.state.caller  # by `api.authentication`
     return caller
 
@@ -43,7 +43,7 @@ def _caller(request: Request) -> Caller:
 CallerDep = Annotated[Caller, Depends(_caller)]
 
 
-def _admin(caller: CallerDep) -> Caller:
+async def _admin(caller: CallerDep) -> Caller:
     if not caller.admin:
         raise AdminRequiredError
     return caller

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager
 from typing import Annotated
 
 from fastapi import Depends, Header, Query
@@ -12,6 +11,7 @@ from redis.exceptions import RedisError
 from starlette.requests import Request
 
 from api.caller import Caller, CallerDep
+from api.context import held
 from api.errors import StoppingError
 from api.feed import Feed
 from api.negotiation import insists_on_events, stream_type
@@ -20,8 +20,10 @@ from shared.errors import MiniVaultError, RedisUnavailableError
 
 _MAX_SEQ = 2**53 - 1
 
+# Each is `async`: FastAPI hands what is not to a thread, and waits for it.
 
-def _state(request: Request) -> State:
+
+async def _state(request: Request) -> State:
     state: State = request.state.app
     return state
 
@@ -29,14 +31,16 @@ def _state(request: Request) -> State:
 StateDep = Annotated[State, Depends(_state)]
 
 
-def _stream_type(accept: Annotated[str | None, Header(include_in_schema=False)] = None) -> str:
+async def _stream_type(
+    accept: Annotated[str | None, Header(include_in_schema=False)] = None,
+) -> str:
     return stream_type(accept)
 
 
 StreamType = Annotated[str, Depends(_stream_type)]
 
 
-def _last_event(
+async def _last_event(
     after: Annotated[
         int, Query(ge=0, le=_MAX_SEQ, description="Number of the last event you have.")
     ] = 0,
@@ -57,17 +61,15 @@ async def _resumed(
     caller: CallerDep,
     after: Annotated[int, Depends(_last_event)],
     accept: Annotated[str | None, Header(include_in_schema=False)] = None,
-) -> AsyncIterator[Feed | MiniVaultError | None]:
-    async with AsyncExitStack() as stack:
-        found: Feed | MiniVaultError | None
-        try:
-            found = await stack.enter_async_context(_feed(job_id, after, state, caller))
-        except (RedisError, RedisUnavailableError, StoppingError) as error:
-            if not insists_on_events(accept):
-                raise
-            found = error if isinstance(error, MiniVaultError) else RedisUnavailableError()
-            request.state.problem = found.code
-        yield found
+) -> Feed | MiniVaultError | None:
+    try:
+        return await held(request).enter_async_context(_feed(job_id, after, state, caller))
+    except (RedisError, RedisUnavailableError, StoppingError) as error:
+        if not insists_on_events(accept):
+            raise
+        refusal = error if isinstance(error, MiniVaultError) else RedisUnavailableError()
+    request.state.problem = refusal.code
+    return refusal
 
 
 def _feed(

@@ -13,10 +13,10 @@ from api.inbox import Inbox
 from shared.errors import RedisUnavailableError
 from shared.events import AnyEvent, Queued, is_terminal
 
-SILENCE_SECONDS: Final = 1.0
-"""After this long without a message the log is asked: the message may have been lost."""
-WAITING_SILENCE_SECONDS: Final = 10.0
-"""The same while the job waits: `api.line` looks every second whether it still does."""
+SILENCE_SECONDS: Final = 10.0
+"""After this long without a message the log is asked: the message may have been lost. `api.rounds`
+and `api.line` look every second, for all streams together."""
+_RETRY_SECONDS: Final = 1.0
 PATIENCE_SECONDS: Final = 300.0
 """How long a stream outlives Redis. Long enough for a restart that reads a large file or for a
 failover. To lose its stream earlier would help no client: every other process is as cut off as
@@ -57,7 +57,8 @@ class Feed:
         self.key = key
         self.inbox = inbox
         self._read_log = read_log
-        self._last = after
+        self.last = after
+        """Number of the event that was the latest to be passed on."""
         self._latest = latest
         self._stopping = stopping
         self._silence = silence
@@ -78,8 +79,15 @@ class Feed:
         return self._latest if isinstance(self._latest, Queued) else None
 
     async def __aiter__(self) -> AsyncIterator[AnyEvent]:
-        """Ends behind a terminal event, if it is the last one: a job may be put back after it.
+        """One by one, as `batches` has them."""
+        async for events in self.batches():
+            for event in events:
+                yield event
 
+    async def batches(self) -> AsyncIterator[list[AnyEvent]]:
+        """All that there is, then all that has come meanwhile, and so on; never empty.
+
+        Ends behind a terminal event, if it is the last one: a job may be put back after it.
         Events numbered 0 are remarks that the log does not hold.
 
         Raises:
@@ -91,10 +99,9 @@ class Feed:
         """
         events = await self._missed()
         while True:
-            for event in events:
-                if event.seq:
-                    self._last, self._latest = event.seq, event
-                yield event
+            if events:
+                self._note(events)
+                yield events
             if len(events) == PAGE:
                 events = await self._missed()
                 continue
@@ -108,34 +115,42 @@ class Feed:
             raise StoppingError
         if self._ended:
             raise InvalidKeyError
-        message = await self.inbox.get(max(0.0, self._look_at - _now()))
-        if message is None or message.seq > self._last + 1:
+        messages = await self.inbox.get(max(0.0, self._look_at - _now()))
+        if messages is None:
             return await self._missed()
-        if message.seq == 0:
-            return [message] if self.waiting else []
-        if message.seq <= self._last:
-            return []
-        self._look_again(message)
-        return [message]
+        events: list[AnyEvent] = []
+        last, latest = self.last, self._latest
+        for message in messages:
+            if message.seq == last + 1:
+                last, latest = message.seq, message
+                events.append(message)
+            elif message.seq > last:
+                return await self._missed()  # which has all that came before it too
+            elif message.seq == 0 and isinstance(latest, Queued):
+                events.append(message)
+        if latest is not self._latest:
+            self._look_at = _now() + self._silence
+        return events
+
+    def _note(self, events: list[AnyEvent]) -> None:
+        for event in reversed(events):
+            if event.seq:
+                self.last, self._latest = event.seq, event
+                return
 
     async def _missed(self) -> list[AnyEvent]:
+        """What the log has more. Nothing, if it can't be read now; then soon again."""
         try:
-            events = await self._read_log(self._last)
+            events = await self._read_log(self.last)
         except (RedisError, RedisUnavailableError) as error:
             self._failing_since = self._failing_since or _now()
             if _now() - self._failing_since > PATIENCE_SECONDS:
                 raise RedisUnavailableError from error
-            self._look_at = _now() + self._silence
+            self._look_at = _now() + min(self._silence, _RETRY_SECONDS)
             return []
         self._failing_since = None
-        self._look_again(events[-1] if events else self._latest)
+        self._look_at = _now() + self._silence
         return events
-
-    def _look_again(self, latest: AnyEvent | None) -> None:
-        """Set when the log is asked next if nothing comes."""
-        waiting = isinstance(latest, Queued)
-        factor = WAITING_SILENCE_SECONDS / SILENCE_SECONDS if waiting else 1
-        self._look_at = _now() + self._silence * factor
 
 
 def _now() -> float:

@@ -2,7 +2,8 @@
 
 A connection a stream would cost Redis one for every waiting client. The connection is driven
 by hand rather than through redis-py's PubSub: that one reconnects and resubscribes without a
-word, and a stream has to know that it missed something.
+word, and a stream has to know that it missed something. What has come is parsed and handed out in
+one go: to be asked for message by message, redis-py takes longer than all else that is done here.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, Final, Self
 
+from hiredis import Reader, ReplyError
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import ConnectionError  # noqa: A004 (redis-py's own, as its callers expect)
+from redis.exceptions import ConnectionError, ResponseError  # noqa: A004 (redis-py's own, as its callers expect)
 
 from api.inbox import Inbox
 from api.repeating import end
@@ -30,25 +32,39 @@ PING_SECONDS: Final = 5.0
 """A connection that is silent for twice this long is dead."""
 RETRY_SECONDS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Pauses before reconnecting; the last one repeats."""
+_READ_BYTES: Final = 64 * 1024
 
 log = get_logger()
 
 
 class _Channel:
+    __slots__ = ("_acknowledged", "_interrupted", "_waiting", "inboxes")
+
     def __init__(self) -> None:
         self.inboxes: set[Inbox] = set()
-        self.acknowledged = asyncio.Event()
-        self.interrupted = False
+        self._waiting: list[asyncio.Future[None]] = []
+        self._acknowledged = False
+        self._interrupted = False
+
+    async def acknowledgement(self) -> None:
+        if not self._acknowledged:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiter)
+            await waiter
 
     def acknowledge(self) -> None:
-        if self.interrupted:
+        if self._interrupted:
             self.mark_gap()
-        self.interrupted = False
-        self.acknowledged.set()
+        self._interrupted = False
+        self._acknowledged = True
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiting.clear()
 
     def interrupt(self) -> None:
-        self.interrupted = self.acknowledged.is_set() or self.interrupted
-        self.acknowledged.clear()
+        self._interrupted = self._acknowledged or self._interrupted
+        self._acknowledged = False
 
     def mark_gap(self) -> None:
         for inbox in self.inboxes:
@@ -60,7 +76,7 @@ class Subscriptions:
 
     def __init__(self, redis: Redis) -> None:
         self._pool = redis.connection_pool
-        self._channels: dict[str, _Channel] = {}
+        self._channels: dict[bytes, _Channel] = {}
         self._changed = asyncio.Event()
         self._failures = 0
         self._suspect = asyncio.Event()
@@ -77,31 +93,38 @@ class Subscriptions:
     ) -> None:
         await end(self._task)
 
-    @asynccontextmanager
-    async def subscribe(self, job_id: str) -> AsyncIterator[Inbox]:
+    async def open(self, job_id: str) -> Inbox:
         """An inbox that gets every message published from now on, for as long as we can hear.
+
+        Whoever has got it closes it.
 
         Raises:
             RedisUnavailableError: the server did not acknowledge in time.
         """
-        name = names.channel(job_id)
-        channel = self._channels.setdefault(name, _Channel())
+        channel = self._channels.setdefault(names.channel(job_id).encode(), _Channel())
         inbox = Inbox()
         channel.inboxes.add(inbox)
         self._changed.set()
         try:
-            try:
-                async with asyncio.timeout(ACKNOWLEDGE_TIMEOUT):
-                    await channel.acknowledged.wait()
-            except TimeoutError:
-                self._suspect.set()
-                raise RedisUnavailableError from None
-            yield inbox
-        finally:
-            channel.inboxes.discard(inbox)
-            if not channel.inboxes:
-                del self._channels[name]
-                self._changed.set()
+            async with asyncio.timeout(ACKNOWLEDGE_TIMEOUT):
+                await channel.acknowledgement()
+        except BaseException as error:
+            self.close(job_id, inbox)
+            if not isinstance(error, TimeoutError):
+                raise
+            self._suspect.set()
+            raise RedisUnavailableError from None
+        return inbox
+
+    def close(self, job_id: str, inbox: Inbox) -> None:
+        """Nobody reads there any more."""
+        name = names.channel(job_id).encode()
+        channel = self._channels[name]
+        inbox.close()
+        channel.inboxes.discard(inbox)
+        if not channel.inboxes:
+            del self._channels[name]
+            self._changed.set()
 
     def wake(self) -> None:
         """Have every stream look up from its inbox now."""
@@ -158,7 +181,7 @@ class Subscriptions:
 
     async def _write(self, connection: AbstractConnection) -> None:
         """Keep the server's subscriptions as `_channels` wants them."""
-        sent: dict[str, _Channel] = {}
+        sent: dict[bytes, _Channel] = {}
         while True:
             self._changed.clear()
             wanted = dict(self._channels)
@@ -175,17 +198,27 @@ class Subscriptions:
                 await connection.send_command("PING", check_health=False)
 
     async def _read(self, connection: AbstractConnection) -> None:
+        stream: asyncio.StreamReader = connection._reader  # type: ignore[assignment]  # noqa: SLF001 (it has no other way to its bytes)
+        parser = Reader()
         while True:
-            reply: Any = await connection.read_response(
-                timeout=2 * PING_SECONDS, push_request=True, disconnect_on_error=False
-            )
-            if reply is None:
-                raise ConnectionError("no answer")
-            if isinstance(reply, list) and len(reply) == 3:  # else the answer to a PING
-                kind, name, payload = reply
-                self._dispatch(kind, name.decode(), payload)
+            async with asyncio.timeout(2 * PING_SECONDS):
+                try:
+                    received = await stream.read(_READ_BYTES)
+                except OSError as error:
+                    raise ConnectionError(str(error)) from error
+            if not received:
+                raise ConnectionError("closed by the server")
+            parser.feed(received)
+            while (reply := parser.gets()) is not False:
+                self._take(reply)
 
-    def _dispatch(self, kind: bytes, name: str, payload: bytes) -> None:
+    def _take(self, reply: Any) -> None:
+        if isinstance(reply, ReplyError):
+            raise ResponseError(str(reply))
+        if isinstance(reply, list) and len(reply) == 3:  # else the answer to a PING
+            self._dispatch(*reply)
+
+    def _dispatch(self, kind: bytes, name: bytes, payload: bytes) -> None:
         channel = self._channels.get(name)
         if channel is None:
             return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import Final
 
 from shared.events import AnyEvent
@@ -15,33 +14,69 @@ class Inbox:
     CAPACITY: Final = 256
     """Messages. A client this far behind is served from the log."""
 
+    __slots__ = ("_due", "_lost", "_messages", "_timer", "_waiter")
+
     def __init__(self) -> None:
-        self._messages: deque[AnyEvent] = deque()
+        self._messages: list[AnyEvent] = []
         self._lost = False
-        self._filled = asyncio.Event()
+        self._waiter: asyncio.Future[None] | None = None
+        self._due = 0.0
+        self._timer: asyncio.TimerHandle | None = None
 
     def put(self, message: AnyEvent) -> None:
         if len(self._messages) >= self.CAPACITY:
             self.mark_gap()
         else:
             self._messages.append(message)
-            self._filled.set()
+            self._wake()
 
     def mark_gap(self) -> None:
         """Messages were lost: what waits here is no longer worth keeping either."""
         self._messages.clear()
         self._lost = True
-        self._filled.set()
+        self._wake()
 
-    async def get(self, timeout: float) -> AnyEvent | None:  # noqa: ASYNC109 (silence is an answer here, not a failure)
-        """The next message. None: a gap, or `timeout` seconds of silence; so read the log."""
-        try:
-            async with asyncio.timeout(timeout):
-                await self._filled.wait()
-        except TimeoutError:
+    async def get(self, timeout: float) -> list[AnyEvent] | None:  # noqa: ASYNC109 (silence is an answer here, not a failure)
+        """All that has come, at once. None: a gap, or `timeout` seconds of silence; read the log.
+
+        One reader at a time.
+        """
+        if not self._messages and not self._lost:
+            await self._something(timeout)
+        if self._lost or not self._messages:
+            self._lost = False
             return None
-        lost, self._lost = self._lost, False
-        message = None if lost else self._messages.popleft()
-        if not self._messages:
-            self._filled.clear()
-        return message
+        messages, self._messages = self._messages, []
+        return messages
+
+    def close(self) -> None:
+        """Nobody reads here any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    async def _something(self, timeout: float) -> None:  # noqa: ASYNC109 (as above)
+        """The timer of an earlier wait is left to run: streams wait far more often than in vain."""
+        loop = asyncio.get_running_loop()
+        self._due = loop.time() + timeout
+        if self._timer is None or self._timer.when() > self._due:
+            self.close()
+            self._timer = loop.call_at(self._due, self._look, loop)
+        self._waiter = loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        if self._waiter is None:
+            return
+        if loop.time() >= self._due:
+            self._wake()
+        else:
+            self._timer = loop.call_at(self._due, self._look, loop)
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

@@ -71,6 +71,8 @@ class Keyring:
         Raises:
             StoreError: nobody knows.
         """
+        if self._required is False and self._book.is_empty_at_once():
+            return False  # as nearly always where nobody needs one, and without a thread's wake-up
         if not self._required:
             try:
                 self._required = await self._ask(KeyBook.exists)

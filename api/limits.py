@@ -9,7 +9,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 from fastapi_limiter.depends import RateLimiter
 from pyrate_limiter import BucketFactory, Duration, Limiter, Rate, RateItem
@@ -39,28 +39,56 @@ class Standing(NamedTuple):
     """Until one more request is allowed."""
 
 
+class _InOneTrip:
+    """What a bucket's script is run on: it looks where that leaves the client, too."""
+
+    def __init__(self, redis: Redis, interval: int) -> None:
+        """`interval` in milliseconds."""
+        self._redis = redis
+        self._interval = interval
+        self.used = 0
+        self.oldest: float | None = None
+        """When the first one that counts was taken, in milliseconds since the epoch."""
+
+    async def evalsha(self, sha: str, _keys: int, key: str, now: int, *args: str | int) -> Any:
+        """Also drops what left the window, and lets an idle key expire."""
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.evalsha(sha, 1, key, now, *args)
+        pipe.zremrangebyscore(key, 0, now - self._interval)
+        pipe.pexpire(key, self._interval)
+        pipe.zcard(key)
+        pipe.zrange(key, 0, 0, withscores=True)
+        try:
+            verdict, _, _, self.used, oldest = await pipe.execute()
+        except NoScriptError:  # the server is new or was restarted
+            await self._redis.script_load(_PUT_ITEM)
+            return await self.evalsha(sha, 1, key, now, *args)
+        self.oldest = oldest[0][1] if oldest else None
+        return verdict
+
+
 class ClientBucket(RedisBucket):
     """One client's window. Only a name and a connection: made for a request, then forgotten."""
 
     is_async = True
 
     def __init__(self, redis: Redis, rate: Rate, name: str) -> None:
-        self._client = redis
-        super().__init__([rate], redis, name, _SCRIPT_SHA)
+        self._rate = rate
+        self._trip = _InOneTrip(redis, rate.interval)
+        super().__init__([rate], cast("Redis", self._trip), name, _SCRIPT_SHA)
 
-    async def put(self, item: RateItem) -> bool:
-        try:
-            return await self._put(item)
-        except NoScriptError:  # the server is new or was restarted
-            await self._client.script_load(_PUT_ITEM)
-            return await self._put(item)
-
-    async def _put(self, item: RateItem) -> bool:
-        return bool(await super().put(item))  # type: ignore[misc]  # awaitable: the client is async
+    @property
+    def standing(self) -> Standing:
+        """Where the client is, once something was put in."""
+        if self._trip.oldest is None:
+            return Standing(self._rate.limit, 1)
+        ends_at = self._trip.oldest + self._rate.interval
+        seconds = max(1, math.ceil((ends_at - _now()) / 1000))
+        return Standing(max(0, self._rate.limit - self._trip.used), seconds)
 
 
 class ClientBuckets(BucketFactory):
-    """Finds a client's bucket. Registers none with the library's leak task: see `standing`."""
+    """Finds a client's bucket. Registers none with the library's leak task: buckets do without."""
 
     def __init__(
         self, redis: Redis, rate: Rate, name: Callable[[str], str] = names.rate_limit
@@ -76,18 +104,15 @@ class ClientBuckets(BucketFactory):
     def get(self, item: RateItem) -> ClientBucket:
         return ClientBucket(self._redis, self.rate, self._name(item.name))
 
-    async def standing(self, client: str) -> Standing:
-        """Where a client is; also drops what left the window and lets an idle key expire."""
-        key = self._name(client)
-        pipe = self._redis.pipeline(transaction=False)
-        pipe.zremrangebyscore(key, 0, _now() - self.rate.interval)
-        pipe.pexpire(key, self.rate.interval)
-        pipe.zcard(key)
-        pipe.zrange(key, 0, 0, withscores=True)
-        _, _, used, oldest = await pipe.execute()
-        ends_at = oldest[0][1] + self.rate.interval if oldest else 0
-        seconds = max(1, math.ceil((ends_at - _now()) / 1000))
-        return Standing(max(0, self.rate.limit - used), seconds if oldest else 0)
+    async def take(self, client: str) -> tuple[bool, Standing]:
+        """Whether there was a permit left, and where the client is now.
+
+        In one round trip; the library's `Limiter` keeps the bucket, and so the second, to itself.
+        """
+        item = self.wrap_item(client)
+        bucket = self.get(item)
+        admitted = await bucket.put(item)  # type: ignore[misc]  # awaitable: the client is async
+        return bool(admitted), bucket.standing
 
 
 class ClientRateLimiter(RateLimiter):
@@ -108,9 +133,7 @@ class ClientRateLimiter(RateLimiter):
             RateLimitedError: none is left; says when one will be.
         """
         rate = self._buckets.rate
-        client = await self.identifier(request)
-        admitted = await self.limiter.try_acquire_async(client, blocking=False)
-        standing = await self._buckets.standing(client)
+        admitted, standing = await self._buckets.take(await self.identifier(request))
         window = rate.interval // 1000
         headers = reply_headers(request)
         headers["RateLimit-Policy"] = f'"{_POLICY}";q={rate.limit};w={window}'
@@ -154,7 +177,6 @@ class FailedLogins:
 
     def __init__(self, redis: Redis) -> None:
         self._buckets = ClientBuckets(redis, _FAILED_LOGINS, names.failed_logins)
-        self._limiter = Limiter(self._buckets)
 
     async def failed(self, address: str) -> None:
         """Count one more.
@@ -164,8 +186,7 @@ class FailedLogins:
         """
         try:
             async with in_time():
-                counted = await self._limiter.try_acquire_async(address, blocking=False)
-                standing = await self._buckets.standing(address)
+                counted, standing = await self._buckets.take(address)
         except (RedisError, RedisUnavailableError):
             return  # uncounted, and as closed as before
         if not counted:

@@ -26,6 +26,8 @@ from shared.settings import PREFIX, Settings
 
 _CLOSING_SECONDS: Final = 1.0
 """Part of the grace time kept for ending what still runs."""
+_FORCED_SECONDS: Final = 0.5
+"""After streams were asked to end, those are cut that have not, as nobody reads them."""
 
 log = get_logger()
 
@@ -52,12 +54,16 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         state: State = self.lifespan.state["app"]
-        state.relay.stop(max(0.0, self._grace - _CLOSING_SECONDS))
+        ends_in = max(0.0, self._grace - _CLOSING_SECONDS)
+        state.relay.stop(ends_in)
+        state.streams.end(ends_in + _FORCED_SECONDS)
         await super().shutdown(sockets)
 
 
-def run(settings: Settings) -> None:
+def run(settings: Settings, *, patience: float = 0.0) -> None:
     """Serve until SIGTERM or SIGINT. Needs the main thread.
+
+    `patience`: seconds to wait for Redis, where it is being started too.
 
     Raises:
         RedisUnavailableError: Redis does not answer.
@@ -69,7 +75,7 @@ def run(settings: Settings) -> None:
     """
     configure(settings, PROCESS)
     with connect(settings, PROCESS) as redis:
-        require(redis, settings)
+        require(redis, settings, patience)
     _require_keys(settings)
     if settings.webhook_secret_file is not None:
         Signer.read(settings.webhook_secret_file)  # told here in a line

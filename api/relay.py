@@ -18,6 +18,7 @@ from api.feed import PAGE, Feed
 from api.hub import Subscriptions
 from api.metrics import ApiMetrics
 from api.pace import Pace
+from api.repeating import end
 from shared import log
 from shared.allotment import Allotment
 from shared.errors import (
@@ -94,13 +95,22 @@ class Relay:
             QueueFullError: and the others that `JobQueue.submit` raises.
             JobExpiredError: the job that the key stands for has ended and is forgotten.
         """
-        # Subscribed first: a worker may be done before this process looks again.
-        key = admission.request.key
-        async with self._follow(admission.request.id, after=0, key=key) as feed:
-            job_id = await self.enqueue(admission)
-            if job_id == feed.job_id:
-                yield feed
-                return
+        # Both at once. A worker may be done before we are heard to subscribe, but not unseen: a
+        # feed begins with a look at the log, and that comes after both.
+        request = admission.request
+        enqueuing = asyncio.create_task(self.enqueue(admission))
+        try:
+            async with self._follow(request.id, after=0, key=request.key) as feed:
+                job_id = await enqueuing
+                bind_contextvars(job_id=job_id)  # the task had variables of its own
+                if job_id == feed.job_id:
+                    yield feed
+                    return
+        finally:
+            if not enqueuing.done():
+                await end(enqueuing)
+            elif not enqueuing.cancelled():
+                enqueuing.exception()  # looked at: it may not be what went wrong first
         async with self.resume(job_id, 0, _owner(admission.request)) as earlier:
             assert earlier is not None  # something follows 0
             yield earlier
@@ -223,21 +233,22 @@ class Relay:
                 self._metrics.repaired()
             return events
 
-        async with self._subscriptions.subscribe(job_id) as inbox:
-            feed = Feed(
-                job_id,
-                read_log,
-                inbox,
-                after=after,
-                latest=latest,
-                stopping=self._stopping,
-                key=key,
-            )
-            self._feeds.add(feed)
-            try:
-                yield feed
-            finally:
-                self._feeds.discard(feed)
+        inbox = await self._subscriptions.open(job_id)
+        feed = Feed(
+            job_id,
+            read_log,
+            inbox,
+            after=after,
+            latest=latest,
+            stopping=self._stopping,
+            key=key,
+        )
+        self._feeds.add(feed)
+        try:
+            yield feed
+        finally:
+            self._feeds.discard(feed)
+            self._subscriptions.close(job_id, inbox)
 
     async def _last(self, job_id: str, caller: Caller) -> AnyEvent:
         """The latest event of a job of the caller's. What is another's is as if it were not."""

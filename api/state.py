@@ -18,10 +18,12 @@ from api.keyring import Keyring
 from api.limits import FailedLogins, RateLimits
 from api.line import LOOK_SECONDS, Line
 from api.metrics import ApiMetrics
+from api.open_streams import OpenStreams
 from api.pace import Pace
 from api.proxies import Proxies
 from api.relay import Relay
 from api.repeating import repeating
+from api.rounds import ROUND_SECONDS, Rounds
 from api.served import Served
 from api.tokenizers import Tokenizers
 from api.vigil import LOOK_SECONDS as VIGIL_SECONDS
@@ -40,6 +42,7 @@ class State:
     redis: Redis
     metrics: ApiMetrics
     relay: Relay
+    streams: OpenStreams
     tokenizers: Tokenizers
     proxies: Proxies
     keyring: Keyring
@@ -83,6 +86,7 @@ async def open_state(settings: Settings, metrics: ApiMetrics) -> AsyncIterator[S
                 ticks = [
                     (attendance.renew_all, attendance.interval),
                     (line.look, LOOK_SECONDS),
+                    (Rounds(redis, feeds).look, ROUND_SECONDS),
                     (Vigil(keyring, feeds).look, VIGIL_SECONDS),
                 ]
                 if webhooks is not None:
@@ -95,6 +99,7 @@ async def open_state(settings: Settings, metrics: ApiMetrics) -> AsyncIterator[S
                     redis=redis,
                     metrics=metrics,
                     relay=relay,
+                    streams=OpenStreams(settings.ping_seconds),
                     tokenizers=Tokenizers(redis),
                     proxies=proxies,
                     keyring=keyring,

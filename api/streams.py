@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import Final
 
-import anyio
-from sse_starlette.event import ServerSentEvent
 from sse_starlette.sse import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
+from api.context import send_behind
 from api.errors import StoppingError, failure
 from api.feed import Feed
-from api.sse import frame, json_frame
+from api.heartbeat import Heartbeat
+from api.open_streams import OpenStreams
+from api.sse import frame, json_frame, pieces
 from shared.errors import MiniVaultError
-from shared.events import Failed, text_of
+from shared.events import AnyEvent, Failed, text_of
 from shared.logging import get_logger
-from shared.settings import Settings
 
-_FORCED_SECONDS: Final = 0.75
-"""Before a stopping server's limit, streams end that did not end when they were asked to: half a
-second is how long sse-starlette may take to notice the stop."""
 EVENT_STREAM: Final = "text/event-stream"
 PLAIN_TEXT: Final = "text/plain"
+_PING: Final = b": ping\r\n\r\n"
 
 log = get_logger()
 
@@ -32,62 +32,110 @@ class _CutError(Exception):
 
 
 class StreamResponse(EventSourceResponse):
-    """sse-starlette's response, for both media types: it sends bytes as they are.
+    """sse-starlette's response, for both media types, sent at less cost.
 
-    So bare text gets the same care: disconnects, shutdown, no buffering. A client that does not
-    read is `api.connection`'s business. A failure behind the headers breaks the transfer off,
-    which HTTP clients report.
+    sse-starlette runs four tasks for each stream: one sends, one pings, one waits for the process
+    to stop, one for the client to leave. Here the request's own task sends, when all other layers
+    have returned (`api.context`), a timer pings, the process cuts its streams when it has to, and
+    one task waits for the client to leave. A client that does not read is `api.connection`'s
+    business. A failure behind the headers breaks the transfer off, which HTTP clients report.
     """
 
     def __init__(
         self,
-        content: AsyncIterator[ServerSentEvent] | AsyncIterator[bytes],
-        settings: Settings,
+        content: AsyncGenerator[bytes],
+        streams: OpenStreams,
         *,
         media_type: str = EVENT_STREAM,
-        ping: bytes | None = None,
+        ping: bytes = _PING,
     ) -> None:
-        """`ping` is what is sent in silence; None: sse-starlette's comment."""
-        super().__init__(
-            content,
-            media_type=media_type,
-            ping_message_factory=None if ping is None else lambda: ping,  # type: ignore[arg-type,return-value]  # it takes bytes too
-            ping=settings.ping_seconds if media_type == EVENT_STREAM else 0,
-            shutdown_event=anyio.Event(),
-            shutdown_grace_period=max(0.0, settings.shutdown_grace - _FORCED_SECONDS),
-        )
+        """`content` is sent piece by piece, as it is; in a stream of events `ping` in silence."""
+        super().__init__(content, media_type=media_type)
+        self._content = content
+        self._streams = streams
+        self._ping_bytes = ping if media_type == EVENT_STREAM else b""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 (ASGI's)
+        status, headers = self.status_code, self.raw_headers
+        send_behind(scope, _Body(self._content, self._streams, self._ping_bytes).send)
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+
+
+class _Body:
+    """What is there for as long as a stream is open."""
+
+    __slots__ = ("_content", "_ping", "_streams")
+
+    def __init__(self, content: AsyncGenerator[bytes], streams: OpenStreams, ping: bytes) -> None:
+        self._content = content
+        self._streams = streams
+        self._ping = ping
+
+    async def send(self, receive: Receive, send: Send) -> None:
         try:
-            await super().__call__(scope, receive, send)
+            async with aclosing(self._content), asyncio.timeout(None) as limit:
+
+                def cut() -> None:
+                    if not limit.expired():
+                        limit.reschedule(0)
+
+                self._streams.add(cut)
+                leaving = asyncio.create_task(_leave(receive, cut))
+                try:
+                    await self._send(send)
+                finally:
+                    leaving.cancel()
+                    self._streams.discard(cut)
+        except TimeoutError:
+            if not limit.expired():
+                raise
         except _CutError as error:
             log.warning("stream broken off", reason=str(error))
 
+    async def _send(self, send: Send) -> None:
+        if self._ping:
+            with Heartbeat(send, self._ping, self._streams.ping_seconds) as heartbeat:
+                async for piece in self._content:
+                    heartbeat.note()
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+        else:
+            async for piece in self._content:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-async def frames(feed: Feed) -> AsyncIterator[ServerSentEvent]:
-    """A feed as server-sent events.
+
+async def _leave(receive: Receive, cut: Callable[[], None]) -> None:
+    """Cut a stream when its client leaves."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    cut()
+
+
+async def frames(feed: Feed) -> AsyncGenerator[bytes]:
+    """A feed as server-sent events, several to a piece where several are there.
 
     What ends the stream but not the job has no number: the client may resume behind the last.
     """
     try:
-        async for event in feed:
-            yield frame(event)
+        async for events in feed.batches():
+            for piece in pieces(map(frame, events)):
+                yield piece
     except StoppingError:
         return
     except MiniVaultError as error:
         yield _farewell(error)
 
 
-async def farewell(error: MiniVaultError) -> AsyncIterator[ServerSentEvent]:
+async def farewell(error: MiniVaultError) -> AsyncGenerator[bytes]:
     """A stream that has to end before it began."""
     yield _farewell(error)
 
 
-def _farewell(error: MiniVaultError) -> ServerSentEvent:
+def _farewell(error: MiniVaultError) -> bytes:
     return json_frame({"code": error.code, "message": error.detail}, event="error")
 
 
-async def text(feed: Feed) -> AsyncIterator[bytes]:
+async def text(feed: Feed) -> AsyncGenerator[bytes]:
     """A feed as bare UTF-8 text.
 
     Returns once the first text is there, so that a job that fails before it gets a status
@@ -101,17 +149,18 @@ async def text(feed: Feed) -> AsyncIterator[bytes]:
     return broken_off(first, texts)
 
 
-async def _texts(feed: Feed) -> AsyncIterator[bytes]:
-    failed: Failed | None = None
-    async for event in feed:
-        failed = event if isinstance(event, Failed) else None  # else the job was put back
-        if added := text_of(event):
-            yield added.encode()
-    if failed is not None:
-        raise failure(failed)
+async def _texts(feed: Feed) -> AsyncGenerator[bytes]:
+    last: AnyEvent | None = None
+    async for events in feed.batches():
+        last = events[-1]
+        for added in pieces(text_of(event).encode() for event in events):
+            if added:
+                yield added
+    if isinstance(last, Failed):  # else the job was put back
+        raise failure(last)
 
 
-async def broken_off(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def broken_off(first: bytes, rest: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
     """What a response goes on with behind its headers: a failure can only break it off."""
     yield first
     try:

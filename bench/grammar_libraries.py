@@ -20,7 +20,7 @@ import numpy as np
 from shared.configuration import load_settings
 from shared.grammars import matcher
 from shared.job import Grammar, GrammarKind
-from worker.prompts import PlainDecoder
+from worker.engine.decoder import PlainDecoder
 
 HARD: Final[dict[str, dict[str, Any]]] = {
     "person": {

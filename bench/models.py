@@ -206,10 +206,15 @@ def _work(order: str) -> None:
     configure(settings, "worker")
     if order == "naive":
         setattr(service, "Agenda", _NaiveAgenda)  # noqa: B010  (mypy knows it as another class)
+    pretend(settings, float(os.environ[_LOAD_SECONDS]), _STEP_SECONDS)
+
+
+def pretend(settings: Settings, load_seconds: float, step_seconds: float) -> None:
+    """Be a worker, with an engine that takes the time it is told and computes nothing."""
 
     def load(name: str) -> LoadedModel:
-        time.sleep(float(os.environ[_LOAD_SECONDS]))
-        engine = FakeEngine(slots=settings.slots, step_seconds=_STEP_SECONDS)
+        time.sleep(load_seconds)
+        engine = FakeEngine(slots=settings.slots, step_seconds=step_seconds)
         return LoadedModel(name=name, engine=engine, prompts=_Prompts())
 
     redis, store = connect(settings, "worker"), Store.open(settings, patient=True)

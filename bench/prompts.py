@@ -25,5 +25,6 @@ _TOPICS: Final = (
 )
 
 
-def prompts(count: int) -> list[str]:
-    return [f"{topic} ({i})" for i, topic in enumerate(islice(cycle(_TOPICS), count), start=1)]
+def prompts(count: int, first: int = 1) -> list[str]:
+    """So many prompts, numbered from `first`. The numbers come first, so no two begin alike."""
+    return [f"({i}) {topic}" for i, topic in enumerate(islice(cycle(_TOPICS), count), start=first)]

@@ -1,4 +1,4 @@
-"""`minivault up`: Valkey, API and workers, started in order, kept running, stopped in order."""
+"""`minivault up`: Valkey, API and workers, started together, kept running, stopped in order."""
 
 from __future__ import annotations
 
@@ -29,13 +29,11 @@ from shared.catalog import load_catalog
 from shared.errors import StackError
 from shared.keybook import KeyBook, require_some
 from shared.listen import listen
-from shared.redis import connect, require
+from shared.redis import START_SECONDS, connect, require
 from shared.settings import Settings
 from worker import model_files
 
 _POLL: Final = 0.05
-_REDIS_START_SECONDS: Final = 60
-"""Reading a long append-only file takes a while."""
 _LINGER_SECONDS: Final = 15
 """Beyond the grace time. They need the server for their last words, and a new supervisor does
 not wait: it stops what is left itself."""
@@ -116,11 +114,12 @@ class _Stack:
     def _start(self) -> None:
         if self._settings.embedded_redis:
             self._start_child("redis", "redis", self._guarded(valkey_command(self._settings)))
-            self._wait_until(self._redis_answers, "Valkey", _REDIS_START_SECONDS)
         self._start_child("api", "api", [*_program(), "api", "--supervised"])
         for number in range(1, self._settings.workers + 1):
             command = [*_program(), "worker", "--supervised", *self._metrics_port(number)]
             self._start_child("worker", f"worker-{number}", command)
+        if self._settings.embedded_redis:  # the others wait for it by themselves
+            self._wait_until(self._redis_answers, "Valkey", START_SECONDS)
         self._wait_until(lambda: is_ready(self._url), "API and workers", _READY_SECONDS)
 
     def _start_child(self, role: str, name: str, command: list[str]) -> None:
@@ -164,7 +163,7 @@ class _Stack:
                 self._supervisor.check()
                 if time.monotonic() > deadline:
                     raise StackError(
-                        f"{what} did not start in {seconds} s; see {self._settings.logs_dir}."
+                        f"{what} did not start in {seconds:.0f} s; see {self._settings.logs_dir}."
                     )
                 time.sleep(_POLL)
 

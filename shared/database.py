@@ -49,6 +49,9 @@ class Database(ABC):
             if not (self._is_ready and self.identity() == self._identity):
                 self._make_ready()
 
+    def close(self) -> None:
+        self.engine.dispose()
+
     def _make_ready(self) -> None:
         self.engine.dispose()
         with translated():
@@ -67,6 +70,14 @@ class Database(ABC):
     def glancing(self) -> AbstractContextManager[sa.Connection]:
         """A connection for one statement that reads, with as few round trips as that needs."""
         return self.reading()
+
+    def finds_at_once(self, query: str) -> bool | None:
+        """Whether a query finds any row, where that is known without a wait; None: it is not.
+
+        For one thread, which may be that of an event loop.
+        """
+        del query
+        return None
 
     @abstractmethod
     def writing(self) -> AbstractContextManager[sa.Connection]:

@@ -64,6 +64,12 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         """Always the likeliest token; so near 0 that float32 could not tell the difference."""
         return self.temperature < 1e-5
 
+    @property
+    def penalized(self) -> bool:
+        """Whether it matters which tokens there are already."""
+        penalties = self.presence_penalty, self.frequency_penalty
+        return self.repetition_penalty != 1 or any(penalties)
+
 
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     id: str

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -16,6 +17,9 @@ from shared.listen import is_loopback
 from shared.logging import get_logger
 from shared.settings import PREFIX, Settings
 
+T = TypeVar("T")
+
+_ANY: Final = "SELECT 1 FROM api_keys LIMIT 1"
 _ALLOWANCES: Final = Allowance.__struct_fields__
 _keys: Final = sa.table(
     "api_keys",
@@ -49,16 +53,20 @@ class KeyBook:
         return cls(database)
 
     def find(self, key_id: str) -> Key | None:
-        found = self._read(sa.select(_keys).where(_keys.c.id == key_id))
+        found = self._read(_those(sa.select(_keys).where(_keys.c.id == key_id)))
         return found[0] if found else None
 
     def exists(self) -> bool:
         """Whether any key was ever made. One that was revoked counts."""
-        return bool(self._read(sa.select(_keys).limit(1)))
+        return self._read(_is_there_any)
+
+    def is_empty_at_once(self) -> bool:
+        """Whether surely no key was ever made; False: there may be some, so look."""
+        return self._database.finds_at_once(_ANY) is False
 
     def all(self) -> list[Key]:
         """The oldest first."""
-        return self._read(sa.select(_keys).order_by(_keys.c.created_at, _keys.c.id))
+        return self._read(_those(sa.select(_keys).order_by(_keys.c.created_at, _keys.c.id)))
 
     def create(
         self,
@@ -108,7 +116,7 @@ class KeyBook:
         self._change(key_id, {"revoked_at": keys.now()})
 
     def close(self) -> None:
-        self._database.engine.dispose()
+        self._database.close()
 
     def _change(self, key_id: str, changes: dict[str, Any]) -> None:
         is_it = (_keys.c.id == key_id) & _keys.c.revoked_at.is_(None)
@@ -121,16 +129,26 @@ class KeyBook:
         with translated(), self._database.writing() as connection:
             return connection.execute(statement).rowcount
 
-    def _read(self, query: sa.Select[Any]) -> list[Key]:
+    def _read(self, query: Callable[[sa.Connection], T]) -> T:
         try:
             return self._look(query)
         except StoreAwayError:
             return self._look(query)  # a connection of before the server's restart
 
-    def _look(self, query: sa.Select[Any]) -> list[Key]:
+    def _look(self, query: Callable[[sa.Connection], T]) -> T:
         self._database.make_ready()
         with translated(), self._database.glancing() as connection:
-            return [_key(dict(row)) for row in connection.execute(query).mappings()]
+            return query(connection)
+
+
+def _those(query: sa.Select[Any]) -> Callable[[sa.Connection], list[Key]]:
+    return lambda connection: [_key(dict(row)) for row in connection.execute(query).mappings()]
+
+
+def _is_there_any(connection: sa.Connection) -> bool:
+    """As text: where nobody has a key, every request waits for this."""
+    found = connection.exec_driver_sql(_ANY)
+    return found.first() is not None
 
 
 def require_some(settings: Settings, book: KeyBook) -> None:

@@ -25,11 +25,13 @@ from shared.allotment import day_of
 from shared.claim import SUSPECTED, Claim
 from shared.deliveries import KEPT_SECONDS
 from shared.job import GenerationRequest
-from shared.queue import queued_models, rq_queue, workers
+from shared.queue import queued_models, rq_queue_key, workers
 
 ENDED_TTL: Final = 24 * 3600
 """Seconds beyond its log's life that an ended job is remembered by name."""
 _DEATH_TTL: Final = 60
+_LOG: Final = names.events("*").split("*")
+"""What stands around a job's id in the name of its log."""
 GUILTY: Final = 3
 """Deaths in a row at which a job is given up."""
 _FRONT: Final = -(2.0**52)
@@ -79,14 +81,14 @@ class Ledger:
                     names.turns(model),
                     names.DEADLINES,
                     names.STRIKES,
-                    rq_queue(self._redis, model).key,
+                    rq_queue_key(model),
                 ],
-                args=[owner],
+                args=[owner, *_LOG],
             )
             if taken is not None:
-                job_id, strikes = taken
+                job_id, strikes, entries = taken
                 self._served[model] = number
-                return Claim(job_id.decode(), model, owner, strikes)
+                return Claim(job_id.decode(), model, owner, strikes, entries)
         return None
 
     def wait(self, seconds: int, models: Sequence[str] | None = None) -> None:
@@ -116,7 +118,7 @@ class Ledger:
                 names.CLAIMS,
                 names.order(model),
                 names.DEADLINES,
-                rq_queue(self._redis, model).key,
+                rq_queue_key(model),
                 names.CANCELS,
             ],
             args=[job_id, expected, claim.owner],
@@ -130,7 +132,7 @@ class Ledger:
                 keys=[
                     names.CLAIMS,
                     names.order(claim.model),
-                    rq_queue(self._redis, claim.model).key,
+                    rq_queue_key(claim.model),
                     Job.key_for(claim.job_id),
                     names.wake(claim.model),
                 ],

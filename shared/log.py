@@ -17,6 +17,7 @@ from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
 from shared import events, job, names, scripts
+from shared.claim import Claim
 from shared.errors import JobNotFoundError
 from shared.events import AnyEvent
 from shared.job import GenerationRequest
@@ -38,19 +39,18 @@ class EventLog:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        # Sent whole (EVAL) rather than by hash: it is short, the server caches it, and no
-        # restarted server can answer NOSCRIPT in the middle of a pipeline.
+        # Sent whole (EVAL) rather than by hash: it is short, the server caches it, and one that was
+        # restarted knows no hash.
         self._script = scripts.source("append")
 
     def append_all(self, appends: Sequence[Append]) -> list[bool]:
-        """Append in order, one round trip for all jobs; False where fenced off."""
-        pipe = self._redis.pipeline(transaction=False)
+        """Append in order, all jobs in one script; False where fenced off."""
+        if not appends:
+            return []
+        keys, arguments = [names.CLAIMS], list[str | bytes]()
         for job_id, owner, event in appends:
-            pipe.eval(
-                self._script,
-                2,
-                names.events(job_id),
-                names.CLAIMS,
+            keys.append(names.events(job_id))
+            arguments += (
                 job_id,
                 owner,
                 str(event.seq),
@@ -58,7 +58,8 @@ class EventLog:
                 "1" if events.is_terminal(event) else "0",
                 names.channel(job_id),
             )
-        return [reply == 1 for reply in pipe.execute()]
+        verdicts: list[int] = self._redis.eval(self._script, len(keys), *keys, *arguments)
+        return [verdict == 1 for verdict in verdicts]
 
     def read_job(self, job_id: str) -> tuple[GenerationRequest, list[AnyEvent]]:
         """The request and everything that has happened to it.
@@ -68,10 +69,16 @@ class EventLog:
             DecodeError: the log is of another version.
         """
         entries: _Entries = self._redis.xrange(names.events(job_id))  # type: ignore[assignment]
-        if not entries:
-            raise JobNotFoundError(f"Job {job_id} has no event log.")
-        _, first = entries[0]
-        return job.decode(first.get(_REQUEST.encode(), b"")), _decode_entries(entries)
+        return _job_of(job_id, entries)
+
+
+def taken(claim: Claim) -> tuple[GenerationRequest, list[AnyEvent]]:
+    """As `EventLog.read_job`, of what came with a claim."""
+    entries = [
+        (number, dict(zip(fields[::2], fields[1::2], strict=True)))
+        for number, fields in claim.entries
+    ]
+    return _job_of(claim.job_id, entries)
 
 
 async def read(
@@ -115,8 +122,23 @@ async def read_request(redis: AsyncRedis, job_id: str) -> GenerationRequest | No
     return job.decode(entries[0][1].get(_REQUEST.encode(), b"")) if entries else None
 
 
+async def last_numbers(redis: AsyncRedis, job_ids: Sequence[str]) -> list[int | None]:
+    """Of the latest event of each job, in one round trip; None where there is no log."""
+    pipe = redis.pipeline(transaction=False)
+    for job_id in job_ids:
+        pipe.xrevrange(names.events(job_id), count=1)
+    return [int(last[0][0].partition(b"-")[0]) if last else None for last in await pipe.execute()]
+
+
 async def exists(redis: AsyncRedis, job_id: str) -> bool:
     return bool(await redis.exists(names.events(job_id)))
+
+
+def _job_of(job_id: str, entries: _Entries) -> tuple[GenerationRequest, list[AnyEvent]]:
+    if not entries:
+        raise JobNotFoundError(f"Job {job_id} has no event log.")
+    _, first = entries[0]
+    return job.decode(first.get(_REQUEST.encode(), b"")), _decode_entries(entries)
 
 
 def _decode_entries(entries: _Entries) -> list[AnyEvent]:

@@ -11,6 +11,7 @@ from rq import Queue
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 from rq.utils import now as rq_now
+from rq.utils import utcformat
 from rq.worker import BaseWorker
 
 from shared import events, job, names, scripts
@@ -99,6 +100,7 @@ class JobQueue:
         self._erase = scripts.load_async(redis, "erase")
         self._result_ttl = result_ttl
         self._rq_redis = rq_redis
+        self._rq_alike: dict[str, list[str | bytes | int | float]] = {}
 
     async def submit(self, request: GenerationRequest, submission: Submission) -> str:
         """Append `queued` and enqueue, both or neither.
@@ -126,7 +128,7 @@ class JobQueue:
                 names.ATTENDED,
                 names.in_flight(client),
                 names.idempotency(client, idempotency.key if idempotency else ""),
-                rq_queue(self._rq_redis, model).key,
+                rq_queue_key(model),
                 Job.key_for(request.id),
                 Queue.redis_queues_keys,
                 names.wake(model),
@@ -202,25 +204,38 @@ class JobQueue:
         return rank
 
     def _rq_fields(self, request: GenerationRequest) -> list[str | bytes | int | float]:
-        """The job as RQ's hash has it."""
-        queue = rq_queue(self._rq_redis, request.model)
-        rq_job = queue.create_job(
-            names.GENERATE_FUNCTION,
-            job_id=request.id,
+        """The job as RQ's hash has it. All but three fields are the same for a model's jobs."""
+        now = utcformat(rq_now())
+        model = request.model
+        if model not in self._rq_alike:
+            self._rq_alike[model] = self._rq_job(model)
+        return [
+            *self._rq_alike[model],
             # What dashboards show: never the prompt.
-            description=f"{request.model}, at most {request.params.max_tokens} tokens",
+            *("description", f"{model}, at most {request.params.max_tokens} tokens"),
+            *("created_at", now, "enqueued_at", now),
+        ]
+
+    def _rq_job(self, model: str) -> list[str | bytes | int | float]:
+        """What RQ writes for a job, but for what is the job's own."""
+        rq_job = rq_queue(self._rq_redis, model).create_job(
+            names.GENERATE_FUNCTION,
             timeout=-1,  # bounded by max_tokens; RQ's own time-out needs a work horse
             result_ttl=self._result_ttl,
             failure_ttl=FAILURE_TTL,
         )
-        rq_job.enqueued_at = rq_now()
         rq_job._status = JobStatus.QUEUED  # noqa: SLF001  (RQ sets it where it talks to Redis)
         fields = rq_job.to_dict(include_result=False)
-        return [part for pair in fields.items() for part in pair]
+        own = ("description", "created_at", "enqueued_at")
+        return [part for pair in fields.items() if pair[0] not in own for part in pair]
 
 
 def rq_queue(redis: Redis, model: str) -> Queue:
     return Queue(names.queue(model), connection=redis, serializer=JSONSerializer)
+
+
+def rq_queue_key(model: str) -> str:
+    return Queue.redis_queue_namespace_prefix + names.queue(model)
 
 
 def queued_models(redis: Redis) -> list[str]:

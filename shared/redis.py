@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -19,6 +20,10 @@ from shared.settings import PREFIX, Settings
 CONNECT_TIMEOUT: Final = 5.0
 SOCKET_TIMEOUT: Final = 10.0
 """Longer than any blocking command in use, so that a hung server is noticed."""
+
+START_SECONDS: Final = 60.0
+"""For a server that is being started; reading a long append-only file takes a while."""
+_POLL: Final = 0.02
 
 CONNECTION_ERRORS: Final = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
 
@@ -63,14 +68,23 @@ def _options(process: str) -> dict[str, Any]:
     }
 
 
-def require(client: Redis, settings: Settings) -> None:
-    """Prove at start that Redis answers.
+def require(client: Redis, settings: Settings, patience: float = 0.0) -> None:
+    """Prove at start that Redis answers, or will within `patience` seconds.
 
     Raises:
         RedisUnavailableError: it does not; the message says what to do.
     """
+    deadline = time.monotonic() + patience
     with translate_errors(settings):
-        client.ping()
+        while True:
+            try:
+                client.ping()
+            except CONNECTION_ERRORS:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_POLL)
+            else:
+                return
 
 
 @contextmanager

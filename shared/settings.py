@@ -114,8 +114,8 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "int8", "float32", "bfloat16", "float16"] = Field(
         "auto",
         description="Weights and activations. `auto`: `int8` on a CPU, `bfloat16` on a GPU. "
-        "`int8`: in the models that our kernels take, which are those built like Llama; others, and "
-        "until the kernels are compiled, `float32`.",
+        "`int8`: in the models that our kernels take, which are those built like Llama; others are "
+        "`float32`, and so is everything until the kernels are compiled.",
     )
     threads: int = Field(0, ge=0, description="Torch threads per worker. 0: all cores, shared out.")
     rate_limit: str = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 
 from redis.exceptions import RedisError
@@ -16,13 +17,22 @@ class Attempts:
     """Every way out is taken once; coming a second time changes nothing."""
 
     def __init__(
-        self, ledger: Ledger, books: Books, traces: RunTraces, release: Callable[[], None]
+        self,
+        ledger: Ledger,
+        books: Books,
+        traces: RunTraces,
+        *,
+        on_begin: Callable[[Run], None],
+        release: Callable[[], None],
     ) -> None:
-        """`release` gives back the slot of a run that has one."""
+        """`on_begin` has `open_books` called soon; `release` gives back the slot of a run."""
         self._ledger = ledger
         self._books = books
         self._traces = traces
+        self._on_begin = on_begin
         self._release = release
+        self._booking = threading.Lock()
+        """Held while books are opened, or a run leaves that does not end here."""
         self._runs: dict[str, Run] = {}
         self._in_slots: set[str] = set()
 
@@ -33,15 +43,21 @@ class Attempts:
         return list(self._runs.values())
 
     def begin(self, run: Run, *, in_slot: bool) -> None:
-        """Open its books and keep it.
-
-        Raises:
-            RedisError: nothing was begun.
-        """
-        self._books.open(run)
+        """Keep it. Its books are opened beside: what dashboards show delays no token."""
         self._runs[run.key] = run
         if in_slot:
             self._in_slots.add(run.key)
+        self._on_begin(run)
+
+    def open_books(self, run: Run) -> None:
+        """Write it down as started, unless it has left by now.
+
+        Raises:
+            RedisError: it is not written down; to be called again.
+        """
+        with self._booking:
+            if run.key in self._runs:
+                self._books.open(run)
 
     def lost(self, run: Run) -> None:
         """Somebody else owns the job now."""
@@ -49,11 +65,12 @@ class Attempts:
             return
         run.logger.warning("job was taken over")
         self._traces.left(run, "taken_over")
-        try:
-            self._books.discard(run)
-        except RedisError as error:  # whoever took the job has struck our books already
-            run.logger.warning("books left open", reason=str(error))
-        self.forget(run)
+        with self._booking:
+            try:
+                self._books.discard(run)
+            except RedisError as error:  # whoever took the job has struck our books already
+                run.logger.warning("books left open", reason=str(error))
+            self.forget(run)
 
     def hand_back(self, runs: Iterable[Run]) -> None:
         """Put unfinished runs back at the front of their queues, for another worker."""

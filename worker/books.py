@@ -14,6 +14,7 @@ from rq.job_lifecycle import record_job_failure
 from rq.serializers import JSONSerializer
 from rq.utils import now
 from rq.worker import BaseWorker
+from rq.worker.base import WorkerStatus
 
 from shared.queue import rq_queue
 from worker.run import Outcome, Run
@@ -40,7 +41,7 @@ class Books:
         self._tickets: dict[str, _Ticket] = {}
 
     def open(self, run: Run) -> None:
-        """Write the job down as started.
+        """Write the job down as started, as RQ's `prepare_execution` and what follows it do.
 
         Not if it was deleted from RQ by hand, nor if its books were closed by somebody who died
         before the rest was done.
@@ -51,12 +52,19 @@ class Books:
             return
         if job.get_status(refresh=False) in (JobStatus.FINISHED, JobStatus.FAILED):
             return
-        try:
-            execution = self._worker.prepare_execution(job)
-            self._worker.prepare_job_execution(job)
-        except RedisError:
-            self._forget_executions(run.id)
-            raise
+        worker = self._worker
+        with self._redis.pipeline() as pipe:
+            execution = Execution.create(job, EXECUTION_TTL, pipe, worker.name)
+            worker.executions[execution.id] = execution
+            worker.set_state(WorkerStatus.BUSY, pipe)
+            worker.heartbeat(pipeline=pipe)
+            job.prepare_for_execution(worker.name, pipe)
+            pipe.persist(job.key)
+            try:
+                pipe.execute()
+            except RedisError:
+                del worker.executions[execution.id]  # for which RQ's worker would call itself busy
+                raise
         self._tickets[run.key] = _Ticket(job, execution)
 
     def close(self, run: Run, outcome: Outcome) -> None:
@@ -93,12 +101,6 @@ class Books:
             self._worker.cleanup_execution(job, pipe, execution)
             pipe.execute()
         del self._tickets[run.key]
-
-    def _forget_executions(self, job_id: str) -> None:
-        """RQ's worker calls itself busy for as long as it knows of one."""
-        known = self._worker.executions
-        for execution in [each for each in known.values() if each.job_id == job_id]:
-            del known[execution.id]
 
     def discard(self, run: Run) -> None:
         """Forget a run that does not end here."""

@@ -1,5 +1,8 @@
 """Ends jobs: the row, the terminal event, RQ's bookkeeping, the claim, in this order.
 
+RQ's books are opened here as well, when there is a lull: that is for dashboards, and is not to take
+from what a first token waits for.
+
 A crash between two of these is repaired by running the rest again: the row is an upsert, the
 event is accepted once, RQ's books can be closed twice, and the claim goes last.
 """
@@ -32,8 +35,14 @@ from worker.traces import RunTraces
 
 _STORE_PAUSE: Final = 5.0
 """Seconds for which a store that has failed is left alone: streams must not wait for it."""
+_LATER_SECONDS: Final = 0.05
+"""Without anything new, after which the books of what has begun are opened."""
+_MANY: Final = 8
+"""Runs for which there has to be no lull."""
 
 End: TypeAlias = tuple[Run, Outcome]
+_Task: TypeAlias = tuple[Run, Outcome | None]
+"""A run and its outcome; None: it has begun."""
 
 
 class Finisher(SideThread):
@@ -48,12 +57,13 @@ class Finisher(SideThread):
         metrics: WorkerMetrics,
         traces: RunTraces,
         result_ttl: int,
+        open_books: Callable[[Run], None],
         close_books: Callable[[Run, Outcome], None],
         on_finished: Callable[[Run], None],
         on_fenced: Callable[[Run], None],
         on_crash: Callable[[], None],
     ) -> None:
-        """`close_books` tells RQ; `result_ttl` in seconds."""
+        """`open_books` and `close_books` tell RQ; `result_ttl` in seconds."""
         super().__init__("finisher", on_crash)
         self._store = store
         self._log = log
@@ -61,35 +71,51 @@ class Finisher(SideThread):
         self._metrics = metrics
         self._traces = traces
         self._result_ttl = result_ttl
+        self._open_books = open_books
         self._close_books = close_books
         self._on_finished = on_finished
         self._on_fenced = on_fenced
-        self._ends: queue.SimpleQueue[End | None] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._patience = Patience("ends of jobs")
         self._store_failed_at = -_STORE_PAUSE
 
+    def begin(self, run: Run) -> None:
+        self._tasks.put((run, None))
+
     def finish(self, run: Run, outcome: Outcome) -> None:
-        self._ends.put((run, outcome))
+        """Behind `begin`."""
+        self._tasks.put((run, outcome))
 
     def close(self) -> None:
         """Finish what is waiting, then stop."""
         self._patience.end()
-        self._ends.put(None)
+        self._tasks.put(None)
         self.join()
 
     def run(self) -> None:
+        begun: list[Run] = []
         closed = False
         while not closed:
-            batch: list[End] = []
-            end = self._ends.get()
-            while end is not None:
-                batch.append(end)
-                if self._ends.empty():
-                    break
-                end = self._ends.get()
-            closed = end is None
-            if batch:
-                self._finish(batch)
+            tasks = self._gather(_LATER_SECONDS if begun else None)
+            closed = None in tasks
+            begun += [task[0] for task in tasks if task and task[1] is None]
+            ends = [(run, outcome) for run, outcome in filter(None, tasks) if outcome is not None]
+            if ends or closed or not tasks or len(begun) > _MANY:
+                for run in begun:
+                    self._patience.insist(partial(self._open_books, run))
+                begun.clear()
+            if ends:
+                self._finish(ends)
+
+    def _gather(self, timeout: float | None) -> list[_Task | None]:
+        """What there is to do, once there is something; nothing where that takes too long."""
+        try:
+            tasks = [self._tasks.get(timeout=timeout)]
+        except queue.Empty:
+            return []
+        while tasks[-1] is not None and not self._tasks.empty():
+            tasks.append(self._tasks.get())
+        return tasks
 
     def _finish(self, batch: Sequence[End]) -> None:
         ends = [(run, outcome, run.ending(outcome)) for run, outcome in batch]

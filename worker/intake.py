@@ -80,6 +80,7 @@ class GenerationWorker(BaseWorker):
         self._on_stop = on_stop
         self._free = threading.Semaphore(slots)
         self._claim: Claim | None = None
+        self._suspension_seen_at = -float(_POLL_SECONDS)
         self.stopping_since: float | None = None
         """When it was first asked to stop, on the monotonic clock."""
 
@@ -178,6 +179,10 @@ class GenerationWorker(BaseWorker):
             super().heartbeat(HEARTBEAT_TTL, pipeline)  # type: ignore[arg-type]  # as above
 
     def check_for_suspension(self, burst: bool) -> None:  # noqa: FBT001  (RQ's signature)
+        """Not before every job of a burst: each waits for those before it."""
+        if time.monotonic() < self._suspension_seen_at + _POLL_SECONDS:
+            return
+        self._suspension_seen_at = time.monotonic()
         with _without_redis("suspension"):
             super().check_for_suspension(burst)
 

@@ -11,6 +11,7 @@ from typing import Final, TypeAlias
 
 from shared.errors import GenerationError, MiniVaultError
 from shared.events import FinishReason, Token
+from shared.job import now
 from shared.logging import get_logger
 from worker.engine.base import Output
 from worker.metrics import WorkerMetrics
@@ -170,8 +171,10 @@ class EngineLoop(SideThread):
 
     def _turn(self) -> None:
         """In a frame of its own: a model that is unloaded next must not be held by a name here."""
+        self._publisher.send()
         busy = [model for model in self.shelf if model.engine.has_work]
         self._obey(block=not busy and not self._line)
+        self._publisher.send()
         for model in busy:
             self._step(model)
         self._open()
@@ -268,12 +271,16 @@ class EngineLoop(SideThread):
             get_logger().exception("step failed", model=model.name)
             self._discard(model)
             return
+        seconds = time.perf_counter() - began
         self._moved_at = time.monotonic()
-        self._metrics.stepped(model.name, time.perf_counter() - began)
+        moment = now()
         for output in outputs:
-            self._pass_on(output)
+            self._pass_on(output, moment)
+        self._publisher.send()
+        tokens = sum(len(output.ids) for output in outputs)
+        self._metrics.stepped(model.name, seconds, tokens)
 
-    def _pass_on(self, output: Output) -> None:
+    def _pass_on(self, output: Output, moment: float) -> None:
         run = self._runs[output.id]
         self._opening.discard(output.id)
         if output.cached_tokens:
@@ -281,8 +288,8 @@ class EngineLoop(SideThread):
             self._metrics.recalled(run)
         if output.ids:
             since = run.last_token_at
-            run.tick()
-            self._metrics.generated(run, len(output.ids), since)
+            run.tick(moment)
+            self._metrics.generated(run, since)
         if output.ids or output.text:
             token = Token(seq=0, ids=output.ids, text=output.text, logprobs=output.logprobs)
             self._publisher.publish(run, [token])

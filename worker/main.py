@@ -18,8 +18,10 @@ from shared.store import Store
 from worker.nursery import Nursery, new_worker_name
 
 
-def run(settings: Settings) -> None:
+def run(settings: Settings, *, patience: float = 0.0) -> None:
     """Serve jobs until SIGTERM or SIGINT.
+
+    `patience`: seconds to wait for Redis, where it is being started too.
 
     Raises:
         MiniVaultError: the worker can't start; the message says what to do.
@@ -29,14 +31,16 @@ def run(settings: Settings) -> None:
     for name in settings.models:
         catalog[name]  # an unknown one is told before anything slow
     settings.prepare_data_dir()
-    with connect(settings, "worker") as redis:
-        require(redis, settings)
+    if not patience:
+        _require_redis(settings)
 
-    from worker.models import load_libraries  # noqa: PLC0415  (every cheap check comes first)
+    from worker.libraries import load_libraries  # noqa: PLC0415  (every cheap check comes first)
 
     # Kept for all forks: between two of them, whoever asks waits instead of being refused.
     listener = _metrics_listener(settings)
     load_libraries(catalog[settings.default_model], settings)
+    if patience:
+        _require_redis(settings, patience)
     if sys.platform == "linux":  # elsewhere system libraries do not survive a fork
         nursery = Nursery(
             lambda name: _serve(settings, name, listener),
@@ -47,6 +51,11 @@ def run(settings: Settings) -> None:
         code = _serve(settings, new_worker_name(), listener)
     if code:
         sys.exit(code)
+
+
+def _require_redis(settings: Settings, patience: float = 0.0) -> None:
+    with connect(settings, "worker") as redis:
+        require(redis, settings, patience)
 
 
 def _metrics_listener(settings: Settings) -> socket.socket | None:

@@ -101,18 +101,19 @@ class WorkerMetrics:
         self._prefix_hits.labels(run.request.model).inc()
         self._prefix_hit_tokens.labels(run.request.model).inc(run.cached_tokens)
 
-    def generated(self, run: Run, count: int, since: float | None) -> None:
-        """`count` tokens came just now; `since` is when those before them came, if any did."""
+    def generated(self, run: Run, since: float | None) -> None:
+        """Tokens came just now; `since` is when those before them came, if any did."""
         model, time = run.request.model, run.last_token_at
         assert time is not None
-        self._generation_tokens.labels(model).inc(count)
         if since is not None:
             self._between.labels(model).observe(time - since)
         elif not run.resumes:
             self._first_token.labels(model).observe(max(0.0, time - run.request.created_at))
 
-    def stepped(self, model: str, seconds: float) -> None:
+    def stepped(self, model: str, seconds: float, tokens: int) -> None:
+        """A step has ended, and its tokens are on their way."""
         self._step.labels(model).observe(seconds)
+        self._generation_tokens.labels(model).inc(tokens)
 
     def ended(self, run: Run, end: Done | Failed | Cancelled) -> None:
         """Its terminal event is in the log."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -11,7 +10,8 @@ from shared.catalog import Catalog, ModelSpec
 from shared.errors import ModelUnavailableError
 from shared.settings import Settings
 from worker.engine.base import Engine
-from worker.prompts import ChatPrompts, PlainDecoder, PromptEncoder
+from worker.engine.decoder import decoder_of
+from worker.prompts import ChatPrompts, PromptEncoder
 
 SUPPORTED_LAYERS: Final = {"full_attention", "sliding_attention"}
 
@@ -25,34 +25,6 @@ class LoadedModel:
 
 Loader: TypeAlias = Callable[[str], LoadedModel]
 """Loads a model by its catalog name; blocks. Raises ModelUnavailableError."""
-
-
-def load_libraries(spec: ModelSpec, settings: Settings) -> None:
-    """Import what loading a model needs: seconds, where the weights take tenths of one.
-
-    Starts no thread and touches no device, so that the process can be forked afterwards.
-    """
-    # Else asking whether there is a GPU, as transformers does, spoils CUDA for forks.
-    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-    # Prompts come one at a time: threads of its own would only take the engine's cores.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from transformers import (  # noqa: PLC0415
-        MODEL_FOR_CAUSAL_LM_MAPPING,
-        AutoConfig,
-        AutoTokenizer,
-    )
-    from transformers.utils import logging  # noqa: PLC0415
-
-    logging.disable_default_handler()  # its lines come in our format, like everybody's
-    logging.enable_propagation()
-    from worker.engine import transformers  # noqa: F401, PLC0415
-
-    try:
-        config = AutoConfig.from_pretrained(spec.folder(settings), local_files_only=True)
-        MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]  # imports the architecture
-        AutoTokenizer.from_pretrained(spec.folder(settings), local_files_only=True)
-    except Exception:  # noqa: BLE001  (loading the model says what is wrong with it)
-        return
 
 
 def transformers_loader(catalog: Catalog, settings: Settings) -> Loader:
@@ -92,7 +64,7 @@ def _load(spec: ModelSpec, settings: Settings) -> LoadedModel:
         model.requires_grad_(requires_grad=False).to(device)
         context = context_of(model.config.get_text_config(), settings)
         embeddings: Any = model.get_input_embeddings()
-        decoder, eos_ids = PlainDecoder(tokenizer), _eos_ids(model)
+        decoder, eos_ids = decoder_of(tokenizer), _eos_ids(model)
         forward, successor = forward_of(model, settings, context=context)
         engine = TransformersEngine(
             forward,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import time
 from concurrent.futures import Future
 from typing import Any, Final
 
@@ -66,7 +67,7 @@ def _native(
     kernels: ctypes.CDLL, model: PreTrainedModel, *, slots: int, context: int
 ) -> NativeForward:
     """Raise KernelsUnavailableError, which has been logged, if they compute something else."""
-    threads = torch.get_num_threads()
+    began, threads = time.monotonic(), torch.get_num_threads()
     weights = NativeWeights(kernels, model, columns=columns_of(context), threads=threads)
     count = min(_PROBE, context)
     probe = [Step(row=0, start=0, tokens=[(7 * i + 1) % weights.vocabulary for i in range(count)])]
@@ -77,4 +78,6 @@ def _native(
         reason = f"They differ from the model's own path: {alike:.3f}. {background.MEANWHILE}"
         get_logger().error("kernels unavailable", reason=reason)
         raise KernelsUnavailableError(reason)
+    seconds = round(time.monotonic() - began, 2)
+    get_logger().info("compiled path ready", threads=threads, seconds=seconds)
     return NativeForward(weights, slots=slots)

@@ -123,19 +123,6 @@ class ChatPrompts:
             raise InvalidPromptError(f"The model's tokens are 0 to {self._vocabulary - 1}.")
 
 
-class PlainDecoder:
-    """A tokenizer's `decode` with nothing but the text."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-
-    def decode(self, ids: list[int]) -> str:
-        text: str = self._tokenizer.decode(
-            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return text
-
-
 def tokenizer_loader(catalog: Catalog, settings: Settings) -> TokenizerLoader:
     """A loader of tokenizers alone, from the model folder."""
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import msgspec
 
@@ -18,8 +17,7 @@ from worker.thread import SideThread
 from worker.traces import RunTraces
 
 
-@dataclass(frozen=True)
-class _Draft:
+class _Draft(NamedTuple):
     """An event that has no number yet, or the end of a run."""
 
     run: Run
@@ -54,38 +52,47 @@ class Publisher(SideThread):
         self._traces = traces
         self._on_end = on_end
         self._on_fenced = on_fenced
-        self._drafts: queue.SimpleQueue[_Draft | None] = queue.SimpleQueue()
+        self._collected: list[_Draft] = []
+        """By the engines' thread, which alone calls `publish`, `end` and `send`."""
+        self._drafts: queue.SimpleQueue[list[_Draft] | None] = queue.SimpleQueue()
         self._patience = Patience("events")
 
     def publish(self, run: Run, events: Iterable[Event]) -> None:
-        for event in events:
-            self._drafts.put(_Draft(run, event=event))
+        """With the next `send`."""
+        self._collected += [_Draft(run, event=event) for event in events]
 
     def end(self, run: Run, outcome: Outcome) -> None:
-        """Nothing more comes from this run."""
-        self._drafts.put(_Draft(run, outcome=outcome))
+        """Nothing more comes from this run. With the next `send`."""
+        self._collected.append(_Draft(run, outcome=outcome))
+
+    def send(self) -> None:
+        """Have what was collected go out. Once a step: else its first draft would go alone."""
+        if self._collected:
+            collected, self._collected = self._collected, []
+            self._drafts.put(collected)
 
     def close(self) -> None:
-        """Publish what is waiting, then stop."""
+        """Publish what is waiting, then stop. Once the engines' thread has ended."""
+        self.send()
         self._patience.end()
         self._drafts.put(None)
         self.join()
 
     def run(self) -> None:
         while (first := self._drafts.get()) is not None:
-            batch = [first]
+            batch = first
             closed = False
             while not self._drafts.empty():
-                draft = self._drafts.get()
-                if draft is None:
+                drafts = self._drafts.get()
+                if drafts is None:
                     closed = True
                     break
-                batch.append(draft)
-            self._send(batch)
+                batch += drafts
+            self._write(batch)
             if closed:
                 return
 
-    def _send(self, batch: list[_Draft]) -> None:
+    def _write(self, batch: list[_Draft]) -> None:
         drafts = _merge(draft for draft in batch if draft.event is not None)
         numbered: list[tuple[Run, AnyEvent]] = []
         next_seq: dict[Run, int] = {}

@@ -125,10 +125,10 @@ class Run:
         self.prompt_ids = prompt_ids
         self.prompt_tokens = len(prompt_ids)
 
-    def tick(self) -> None:
+    def tick(self, moment: float) -> None:
         """A token was generated just now."""
-        self.last_token_at = job.now()
-        self.first_token_at = self.first_token_at or self.last_token_at
+        self.last_token_at = moment
+        self.first_token_at = self.first_token_at or moment
 
     def for_engine(self) -> EngineRequest:
         echoed = len(self.request.prompt_text) if self.request.echo else 0

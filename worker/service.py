@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Final
 
@@ -11,7 +12,7 @@ from redis.exceptions import RedisError
 from shared.claim import Claim
 from shared.errors import DecodeError, JobNotFoundError
 from shared.ledger import Ledger
-from shared.log import EventLog
+from shared.log import EventLog, taken
 from shared.logging import get_logger
 from shared.settings import Settings
 from shared.store import Store
@@ -41,6 +42,9 @@ _STUCK_SECONDS: Final = 120.0
 """Far longer than a step takes anywhere, and than an accused job takes to be written down."""
 _CLOSING_SECONDS: Final = 2.0
 """Of the grace time, for the step under way, what is not yet in the logs, and handing back."""
+
+_SWITCH_SECONDS: Final = 0.0005
+"""For which a thread may keep the interpreter from the engine's: by default as long as a step."""
 
 _FAREWELL_SECONDS: Final = 1.0
 """For the clerk's last answer. A long text takes longer, and may be sent again."""
@@ -94,7 +98,9 @@ class WorkerService:
             on_stop=self._drain,
         )
         books = Books(redis, self._worker)
-        self._attempts = Attempts(ledger, books, traces, self._worker.release)
+        self._attempts = Attempts(
+            ledger, books, traces, on_begin=self._on_begin, release=self._worker.release
+        )
         self._finisher = Finisher(
             store=store,
             log=log,
@@ -102,6 +108,7 @@ class WorkerService:
             metrics=metrics,
             traces=traces,
             result_ttl=settings.result_ttl,
+            open_books=self._attempts.open_books,
             close_books=books.close,
             on_finished=self._attempts.forget,
             on_fenced=self._on_lost,
@@ -170,6 +177,7 @@ class WorkerService:
         Raises:
             ModelUnavailableError: the default model can't be loaded.
         """
+        sys.setswitchinterval(_SWITCH_SECONDS)
         self._tracing.start()
         self._loop.preload(self._settings.default_model)
         for thread in (self._publisher, self._finisher, self._loop, self._clerk):
@@ -204,23 +212,23 @@ class WorkerService:
 
     def _start(self, claim: Claim) -> None:
         """Begin a job that was taken, in the slot that it was taken for."""
-        logger = get_logger().bind(job_id=claim.job_id)
         try:
-            run = Run.from_log(claim, *self._log.read_job(claim.job_id))
-            logger = run.logger
-            self._attempts.begin(run, in_slot=True)
-        except (RedisError, DecodeError, JobNotFoundError) as error:
+            run = Run.from_log(claim._replace(entries=()), *taken(claim))
+        except (DecodeError, JobNotFoundError) as error:
             # Left to the sweep, which finds a claim of ours for which there is no run.
-            logger.warning("job not begun", reason=str(error))
+            get_logger().warning("job not begun", job_id=claim.job_id, reason=str(error))
             self._worker.release()
             return
+        self._attempts.begin(run, in_slot=True)
         if run.ended is not None:
             self._on_end(run, outcome_of(run.ended))
         else:
-            logger.info("job taken", attempt=run.starts + 1, tokens=len(run.ids))
+            attempt, tokens = run.starts + 1, len(run.ids)
+            self._loop.submit(run)
+            time.sleep(0)  # to the engine at once: it need not wait for the rest
             self.metrics.taken(run)
             self._traces.taken(run)
-            self._loop.submit(run)
+            run.logger.info("job taken", attempt=attempt, tokens=tokens)
 
     def _drain(self) -> None:
         """Let running jobs finish within the grace time, then hand back the rest.
@@ -250,6 +258,9 @@ class WorkerService:
             self._ledger.accuse(run.claim, len(run.ids))
         except RedisError as error:  # then a death does not count, and the next one does
             run.logger.warning("suspect not noted", reason=str(error))
+
+    def _on_begin(self, run: Run) -> None:
+        self._finisher.begin(run)
 
     def _on_end(self, run: Run, outcome: Outcome) -> None:
         self._finisher.finish(run, outcome)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from typing import Final
 
 import msgspec
 
 from api.openai.answers import Usage, usage_of
 from api.openai.body import StreamOptions
-from api.openai.feeds import Choices, Spoken
+from api.openai.feeds import Choices, Said, Spoken
 from api.openai.voices import ChunkChoice, Name, Voice
 from api.problems import problem_of
-from api.sse import one_line
+from api.sse import one_line, pieces
 from shared import events
 from shared.errors import MiniVaultError
 from shared.events import Done, Token
@@ -58,12 +58,12 @@ class Chunks:
         self._opened: set[int] = set()
         self._usages: dict[int, events.Usage] = {}
 
-    async def stream(self, path: str) -> AsyncIterator[bytes]:
+    async def stream(self, path: str) -> AsyncGenerator[bytes]:
         """A failure is told in a frame of its own, as at `path`, and then there is no `[DONE]`."""
         try:
-            async for index, event in self._choices:
-                for choice in self._said(index, event):
-                    yield self._frame(choice, event.seq)
+            async for batch in self._choices.batches():
+                for piece in pieces(self._frames(batch)):
+                    yield piece
         except MiniVaultError as error:
             yield b"data: %s\n\n" % one_line(bytes(problem_of(error).at(path).body))
             return
@@ -71,6 +71,11 @@ class Chunks:
             usages: Mapping[int, events.Usage] = dict(sorted(self._usages.items()))
             yield self._last(usage_of(usages.values(), for_each_prompt=self._each))
         yield DONE
+
+    def _frames(self, batch: Iterable[Said]) -> Iterator[bytes]:
+        for index, event in batch:
+            for choice in self._said(index, event):
+                yield self._frame(choice, event.seq)
 
     def _said(self, index: int, event: Spoken) -> Iterator[ChunkChoice]:
         if index not in self._opened:

@@ -32,10 +32,10 @@ class Choices:
         self.job_ids = [feed.job_id for feed in feeds]
         self._feeds = feeds
         # Small: a client that does not read is served from the log, not from here.
-        self._queue: asyncio.Queue[Said | Exception | None] = asyncio.Queue(1)
+        self._queue: asyncio.Queue[list[Said] | Exception | None] = asyncio.Queue(1)
         self._said = self._merged() if len(feeds) > 1 else _spoken(0, feeds[0])
         self._tasks: list[asyncio.Task[Any]] = []
-        self._first: asyncio.Task[Said] | None = None
+        self._first: asyncio.Task[list[Said]] | None = None
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
@@ -63,20 +63,26 @@ class Choices:
             self._first.result()
 
     async def __aiter__(self) -> AsyncIterator[Said]:
-        """Events, until all jobs have ended.
+        """One by one, as `batches` has them."""
+        async for batch in self.batches():
+            for said in batch:
+                yield said
+
+    async def batches(self) -> AsyncIterator[list[Said]]:
+        """Events, until all jobs have ended; those that come together at once.
 
         Raises:
             MiniVaultError: why a job has failed, or why it can't be followed.
         """
         if self._first is not None:
             yield await self._first
-        async for said in self._said:
-            yield said
+        async for batch in self._said:
+            yield batch
 
-    async def _next(self) -> Said:
+    async def _next(self) -> list[Said]:
         return await anext(self._said)
 
-    async def _merged(self) -> AsyncGenerator[Said]:
+    async def _merged(self) -> AsyncGenerator[list[Said]]:
         self._tasks += [
             asyncio.create_task(self._listen(number, feed), name=f"choice {number}")
             for number, feed in enumerate(self._feeds)
@@ -101,14 +107,14 @@ class Choices:
         await self._queue.put(failed)
 
 
-async def _spoken(number: int, feed: Feed) -> AsyncGenerator[Said]:
+async def _spoken(number: int, feed: Feed) -> AsyncGenerator[list[Said]]:
     """Raises MiniVaultError: why the job has failed; one that was put back goes on behind that."""
     last: AnyEvent | None = None
     try:
-        async for event in feed:
-            last = event
-            if isinstance(event, Spoken):
-                yield number, event
+        async for events in feed.batches():
+            last = events[-1]
+            if said := [(number, event) for event in events if isinstance(event, Spoken)]:
+                yield said
     except StoppingError as error:
         job = f"GET /jobs/{feed.job_id}/events"
         raise StoppingError(f"This process is stopping. The job goes on: see {job}.") from error

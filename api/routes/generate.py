@@ -72,8 +72,8 @@ async def stream(
     """
     if media_type == PLAIN_TEXT:
         chunks = await while_connected(request, text(feed))
-        return StreamResponse(chunks, state.settings, media_type=PLAIN_TEXT)
-    return StreamResponse(frames(feed), state.settings)
+        return StreamResponse(chunks, state.streams, media_type=PLAIN_TEXT)
+    return StreamResponse(frames(feed), state.streams)
 
 
 async def _whole(feed: Feed) -> Transcript:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Response
@@ -70,7 +70,7 @@ async def export(
     """Takes the filters of `GET /interactions`. Nobody waits for whoever reads it slowly."""
     chunks = _exported(own(query.filter(), caller), state.archive)
     first = await anext(chunks, b"")  # a database that is away has a status of its own
-    return StreamResponse(broken_off(first, chunks), state.settings, media_type=JSON_LINES)
+    return StreamResponse(broken_off(first, chunks), state.streams, media_type=JSON_LINES)
 
 
 @router.get("/{job_id}", summary="One of them", responses=problems(*_KNOWN))
@@ -118,7 +118,7 @@ async def _deleted(archive: Archive, wanted: Filter) -> int:
     return deleted
 
 
-async def _exported(wanted: Filter | None, archive: Archive) -> AsyncIterator[bytes]:
+async def _exported(wanted: Filter | None, archive: Archive) -> AsyncGenerator[bytes]:
     before: int | None = None
     while wanted is not None:
 

@@ -97,5 +97,5 @@ async def events(feed: Resumed, state: StateDep) -> Response:
     if feed is None:
         return Response(status_code=204)
     if isinstance(feed, MiniVaultError):
-        return StreamResponse(farewell(feed), state.settings)
-    return StreamResponse(frames(feed), state.settings)
+        return StreamResponse(farewell(feed), state.streams)
+    return StreamResponse(frames(feed), state.streams)

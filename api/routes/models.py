@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from sse_starlette.event import ServerSentEvent
 
 from api.admission import json_only
 from api.caller import AdminDep, CallerDep
@@ -32,13 +31,13 @@ _REFUSALS: Final = (
 )
 
 
-def _no_page(request: Request) -> None:
+async def _no_page(request: Request) -> None:
     """Anybody's web page can send a bare POST here, but none of JSON without asking first.
 
     Browsers name the page in `Origin`.
     """
     if "origin" in request.headers:
-        json_only(request)
+        await json_only(request)
 
 
 _DELIBERATE: Final = [Depends(_no_page)]
@@ -162,10 +161,10 @@ async def pull(
     if state.relay.draining:
         raise StoppingError("This process is stopping and opens no new streams.")
     found = await begin(state.redis, state.fleet, name, force=force)
-    return StreamResponse(_frames(found, state), state.settings)
+    return StreamResponse(_frames(found, state), state.streams)
 
 
-async def _frames(found: Pull, state: State) -> AsyncIterator[ServerSentEvent]:
+async def _frames(found: Pull, state: State) -> AsyncGenerator[bytes]:
     try:
         async for each in found.states():
             data = {

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Annotated, Any, Final, NamedTuple
 
 from fastapi import APIRouter, Depends, Path, Request, Response
 
 from api.admission import IdempotencyKey, json_only
 from api.caller import CallerDep
+from api.context import held
 from api.deps import StateDep
 from api.openai.chat_body import ChatBody
 from api.openai.completion_body import CompletionBody
@@ -76,10 +76,10 @@ async def _chat(
     state: StateDep,
     caller: CallerDep,
     idempotency_key: IdempotencyKey = None,
-) -> AsyncIterator[_Chat]:
+) -> _Chat:
     drafts = body.drafts(state.settings)
-    async with submit(drafts, request, state, caller, idempotency_key) as choices:
-        yield _Chat(body, choices)  # until the response is sent
+    submitted = submit(drafts, request, state, caller, idempotency_key)
+    return _Chat(body, await held(request).enter_async_context(submitted))
 
 
 @router.post(
@@ -115,10 +115,10 @@ async def _completion(
     state: StateDep,
     caller: CallerDep,
     idempotency_key: IdempotencyKey = None,
-) -> AsyncIterator[_Completion]:
+) -> _Completion:
     drafts = body.drafts(state.settings)
-    async with submit(drafts, request, state, caller, idempotency_key) as choices:
-        yield _Completion(body, choices)
+    submitted = submit(drafts, request, state, caller, idempotency_key)
+    return _Completion(body, await held(request).enter_async_context(submitted))
 
 
 @router.post(

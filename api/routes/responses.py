@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Query, Request
 
 from api.admission import IdempotencyKey, admit_all, json_only
 from api.caller import Caller, CallerDep
-from api.context import reply_headers
+from api.context import held, reply_headers
 from api.deps import StateDep
 from api.disconnect import while_connected
 from api.errors import StoppingError, failure
@@ -79,7 +79,7 @@ _CREATED: Final[Responses] = _MADE | openai_errors(
 )
 
 
-def _nothing_more(
+async def _nothing_more(
     _: Annotated[
         list[Literal["message.output_text.logprobs"]] | None,
         Query(alias="include[]", description="They are there if they were asked for at first."),
@@ -105,18 +105,16 @@ async def _submitted(
     state: StateDep,
     caller: CallerDep,
     idempotency_key: IdempotencyKey = None,
-) -> AsyncIterator[_Submitted]:
+) -> _Submitted:
     earlier = body.previous_response_id
     said = await conversation(state, caller, earlier) if earlier else ()
     draft = body.draft(said, state.settings.max_tokens)
     [admission] = await admit_all([draft], request, state, caller, idempotency_key)
     if body.background and not body.stream:
         job_id = await state.relay.enqueue(admission)
-        yield _Submitted(await _record(state, admission, job_id), None, body)
-        return
-    async with state.relay.submit(admission) as feed:
-        record = await _record(state, admission, feed.job_id)
-        yield _Submitted(record, feed, body)  # until the response is sent
+        return _Submitted(await _record(state, admission, job_id), None, body)
+    feed = await held(request).enter_async_context(state.relay.submit(admission))
+    return _Submitted(await _record(state, admission, feed.job_id), feed, body)
 
 
 async def _record(state: State, admission: Admission, job_id: str) -> Record:
@@ -144,7 +142,7 @@ async def create(
         return await _now(state, record, caller)
     if body.stream:
         events = frames(feed, record.fold(), padded=body.padded)
-        return StreamResponse(events, state.settings, ping=PING)
+        return StreamResponse(events, state.streams, ping=PING)
     told = await while_connected(request, _whole(record, feed))
     if told.failure is not None:
         raise failure(told.failure)
@@ -160,6 +158,7 @@ _Found = Annotated[Record, Depends(_found)]
 
 async def _frames(
     *,
+    request: Request,
     record: _Found,
     state: StateDep,
     caller: CallerDep,
@@ -169,18 +168,18 @@ async def _frames(
         Query(ge=0, le=_MAX_NUMBER, description="Number of the last event you have."),
     ] = None,
     include_obfuscation: Annotated[bool, Query(description="Pad deltas.")] = False,
-) -> AsyncIterator[AsyncIterator[bytes] | None]:
+) -> AsyncGenerator[bytes] | None:
     if not stream:
         if starting_after is not None:
             raise invalid(["starting_after"], "Only a stream has events to start after.")
-        yield None
-        return
+        return None
     if state.relay.draining:
         raise StoppingError("This process is stopping and opens no new streams.")
     after = ALL if starting_after is None else starting_after
-    async with state.relay.resume(record.request.id, 0, caller) as feed:
-        assert feed is not None  # something follows 0
-        yield frames(feed, record.fold(), after, padded=include_obfuscation)
+    resumed = state.relay.resume(record.request.id, 0, caller)
+    feed = await held(request).enter_async_context(resumed)
+    assert feed is not None  # something follows 0
+    return frames(feed, record.fold(), after, padded=include_obfuscation)
 
 
 @router.get(
@@ -192,13 +191,13 @@ async def _frames(
 )
 async def retrieve(
     record: _Found,
-    events: Annotated[AsyncIterator[bytes] | None, Depends(_frames)],
+    events: Annotated[AsyncGenerator[bytes] | None, Depends(_frames)],
     state: StateDep,
     caller: CallerDep,
 ) -> Any:
     """Numbers stay the same whoever tells them, and after a crash of whatever process."""
     if events is not None:
-        return StreamResponse(events, state.settings, ping=PING)
+        return StreamResponse(events, state.streams, ping=PING)
     return await _now(state, record, caller)
 
 

@@ -10,6 +10,8 @@ import typer
 
 from cli import leash
 from shared.configuration import load_settings
+from shared.imports import without_collections
+from shared.redis import START_SECONDS
 
 Supervised = Annotated[
     bool, typer.Option("--supervised", hidden=True, help="Stop when standard input ends.")
@@ -40,9 +42,10 @@ def api(*, supervised: Supervised = False) -> None:
 
     with reporting(settings, "api"):
         extras.require("api", "fastapi", "uvicorn")
-        from api.main import run  # noqa: PLC0415
+        with without_collections():
+            from api.main import run  # noqa: PLC0415
 
-        run(settings)
+        run(settings, patience=START_SECONDS if supervised else 0.0)
 
 
 def worker(*, supervised: Supervised = False, metrics_port: MetricsPort = None) -> None:
@@ -57,7 +60,7 @@ def worker(*, supervised: Supervised = False, metrics_port: MetricsPort = None) 
         extras.require("worker", "torch", "transformers")
         from worker.main import run  # noqa: PLC0415
 
-        run(settings)
+        run(settings, patience=START_SECONDS if supervised else 0.0)
     # All is written and closed. To take an interpreter apart that holds torch lasts a second,
     # in each of the worker's processes, while others wait for their end.
     sys.stdout.flush()

@@ -1,7 +1,7 @@
 -- Take the job whose turn it is. From here on it is `owner`'s, or nobody's who lives: there is no
--- moment at which a job is neither queued nor claimed. Returns its id and its strikes, or nil.
+-- moment at which a job is neither queued nor claimed. Returns its id, its strikes and its log, or nil.
 local jobs, claims, order, clock, turns, deadlines, strikes, rq_list = unpack(KEYS)
-local owner = ARGV[1]
+local owner, logs, log_suffix = unpack(ARGV)
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 
@@ -24,7 +24,8 @@ for _, job in ipairs(redis.call('ZRANGE', order, 0, 31)) do
     -- Nobody has a job in front of another's any more; the set would keep clients that came once.
     if redis.call('ZCARD', order) == 0 then redis.call('DEL', turns) end
     local noted = redis.call('HGET', strikes, job)
-    return {job, noted and tonumber(string.match(noted, '^%d+')) or 0}
+    local log = redis.call('XRANGE', logs .. job .. log_suffix, '-', '+')
+    return {job, noted and tonumber(string.match(noted, '^%d+')) or 0, log}
   end
 end
 return nil

@@ -187,7 +187,7 @@ def test_a_job_that_leaves_the_queue_unheard_is_noticed(settings: Settings, redi
         )
         began = time.monotonic()
         assert next(events).event == "started"
-        assert time.monotonic() - began < feed.WAITING_SILENCE_SECONDS / 2
+        assert time.monotonic() - began < feed.SILENCE_SECONDS / 2
 
 
 @pytest.fixture

@@ -6,8 +6,7 @@ the reader reconnects, and who of two writers holds the claim, thinks so, or rep
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -45,10 +44,12 @@ class Wire:
     def __init__(self) -> None:
         self.inbox = Inbox()
 
-    @asynccontextmanager
-    async def subscribe(self, _: str) -> AsyncIterator[Inbox]:
+    async def open(self, _: str) -> Inbox:
         self.inbox = Inbox()
-        yield self.inbox
+        return self.inbox
+
+    def close(self, _: str, inbox: Inbox) -> None:
+        inbox.close()
 
 
 class Writer:

@@ -43,8 +43,8 @@ def test_no_compiler_is_no_reason_to_fail(folder, monkeypatch, capfd) -> None:
     capfd.readouterr()
     assert minivault(monkeypatch, "models", "pull") == 0
     assert capfd.readouterr().err.splitlines()[-1] == (
-        "kernels: CXX names no-such-compiler, which can't be run. Install g++ or clang, or set "
-        "CXX. The eager path serves meanwhile, which is slower."
+        "kernels: CXX names no-such-compiler, which can't be run. Install g++ or clang, or the "
+        "Python package ziglang, or set CXX. The eager path serves meanwhile, which is slower."
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.support.bits import Noted
 from tests.support.engines import greedy, native_engine, request, run, sampled, slot_engine
 from tests.support.logits import tokens
 from tests.support.models import (
@@ -19,12 +20,12 @@ from tests.support.models import (
     tiny_gpt2,
     tiny_llama,
 )
+from worker.engine import speculation
 from worker.engine.base import EngineRequest
 from worker.engine.blocks import BLOCK
 from worker.engine.cache import Step
-from worker.engine.forward import Forward
+from worker.engine.decoder import PlainDecoder
 from worker.engine.transformers import TransformersEngine
-from worker.prompts import PlainDecoder
 
 Kind = tuple[Callable[..., TransformersEngine], Callable[[], Any]]
 """How an engine is made, and its model."""
@@ -49,20 +50,10 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-class Noted:
-    """A forward pass that tells what it was asked and has answered."""
-
-    def __init__(self, forward: Forward, note: Callable[[list[Step], Any], None]) -> None:
-        self._forward = forward
-        self._note = note
-
-    def __call__(self, steps: list[Step]) -> Any:
-        logits = self._forward(steps)
-        self._note(steps, logits)
-        return logits
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._forward, name)
+@pytest.fixture(autouse=True)
+def no_drafts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is computed is counted."""
+    monkeypatch.setattr(speculation, "room", lambda streams: 0)
 
 
 class Watched:

@@ -67,6 +67,21 @@ def test_what_one_has_written_the_other_reads_at_once(own: Settings) -> None:
         assert here.exists()  # for what it has made, and for who must not get in again
 
 
+def test_that_there_is_no_key_is_known_without_a_wait(tmp_path: Path) -> None:
+    file = tmp_path / "keys.db"
+    settings = load_settings(database_url=f"sqlite:///{file}")
+    with key_book(settings) as book, key_book(settings) as other:
+        assert book.is_empty_at_once()
+        other.create("first")
+        assert not book.is_empty_at_once()
+        for each in tmp_path.glob("keys.db*"):  # somebody puts another in its place
+            each.unlink()
+        assert not book.is_empty_at_once()
+        with key_book(settings):
+            assert file.exists()
+            assert book.is_empty_at_once()
+
+
 def test_many_may_make_keys_at_once(own: Settings) -> None:
     with ThreadPoolExecutor(8) as threads:
         made_now = list(threads.map(lambda _: made(own), range(8)))

@@ -7,7 +7,7 @@ from redis import Redis
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
-from shared import names
+from shared import log, names
 from shared.allotment import Allotment, day_of, seconds_to_next_day
 from shared.claim import Claim
 from shared.errors import (
@@ -20,6 +20,7 @@ from shared.events import Queued
 from shared.failed import put_back
 from shared.job import GenerationRequest
 from shared.ledger import report_death
+from shared.log import EventLog
 from shared.queue import Idempotency, rq_queue, workers
 from shared.settings import Settings
 from tests.support.books import failure, left, listed, prompts, take_all, taken
@@ -93,7 +94,8 @@ def test_a_job_is_taken_once(queue: Submitter, redis: Redis) -> None:
     (request,) = prompts("a")
     queue.submit(request)
     claim = taken(redis, request)
-    assert claim == Claim(request.id, MODEL, "test/1")
+    assert claim._replace(entries=()) == Claim(request.id, MODEL, "test/1")
+    assert log.taken(claim) == EventLog(redis).read_job(request.id)
     assert ledger(redis, "other").take() is None
     assert listed(redis) == []
     assert ledger(redis).owners() == {request.id: "test/1"}

@@ -24,9 +24,10 @@ from tests.support.logits import (
     tokens,
 )
 from tests.support.models import NATIVE, NoText, native_llama, native_qwen2
+from worker.engine import speculation
 from worker.engine.cache import Step
+from worker.engine.decoder import PlainDecoder
 from worker.engine.native import isa
-from worker.prompts import PlainDecoder
 
 TEXT = (
     "The capital of France is Paris, on the Seine. In 1889 a tower was built there, 300 metres "
@@ -116,10 +117,15 @@ def test_a_prompt_s_bits_do_not_depend_on_how_it_is_cut(kind: str) -> None:
             steps = []
             for row in chosen:
                 count = dice.choice([1, 1, 2, 5, 15, 16, 17, 40])
-                steps.append(Step(row, at[row], texts[row][at[row] : at[row] + count]))
-                at[row] += len(steps[-1].tokens)
-            for step, logits in zip(steps, forward(steps), strict=True):
-                assert logits.numpy().tobytes() == seen[step.row, at[step.row] - 1]
+                ids = texts[row][at[row] : at[row] + count]
+                steps.append(Step(row, at[row], ids, dice.randint(1, len(ids))))
+                at[row] += len(ids)
+            wanted = [
+                seen[step.row, at[step.row] - left]
+                for step in steps
+                for left in range(step.wanted, 0, -1)
+            ]
+            assert [logits.numpy().tobytes() for logits in forward(steps)] == wanted
         assert all(map(torch.equal, forward.tensors, alone.tensors))
 
 
@@ -129,8 +135,8 @@ def test_logits_are_the_same_bits_in_any_company(kind: str, bits: Bits) -> None:
     prompts = {str(n): tokens(n, n) for n in (1, 2, 15, 16, 17, 18, 33, 63, 193, 240)}
     for threads in (1, 2):
         engine = native_engine(model, NoText(), slots=5, eos_ids=[], threads=threads)
-        exercise(engine, prompts, tokens=4)
-    assert not differing(bits, tokens=4)
+        met = exercise(engine, prompts, tokens=4)
+    assert not differing(bits, met)
 
 
 @pytest.mark.parametrize("kind", NATIVE)
@@ -153,7 +159,39 @@ def test_random_comings_and_goings_change_no_bit(kind: str, bits: Bits) -> None:
         crowd = Crowd(native_engine(model, NoText(), eos_ids=[], prefix_bytes=prefix_bytes), seed)
         crowd.run(requests)
         assert crowd.said == expected
-    assert [where for where, times in bits.items() if len(set(times)) > 1] == []
+    assert not differing(bits)
+
+
+@pytest.mark.parametrize("kind", NATIVE)
+def test_drafts_change_nothing_that_is_said(
+    kind: str, bits: Bits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Greedy, drawn, to the context's end, and to a stop string or token amid a draft."""
+    model = NATIVE[kind]()
+    prompt = tokens(7, 3) * 4
+    asked = [
+        request("long", prompt, greedy(1000)),
+        request("drawn", prompt, sampled(60, seed=2, temperature=0.3)),
+        request("penalized", prompt, greedy(40, repetition_penalty=1.1)),
+        request("likely", prompt, sampled(40, seed=3, logprobs=2)),
+    ]
+
+    def said(**changes: Any) -> dict[str, Any]:
+        engine = native_engine(model, NoText(), context=200, eos_ids=[], **changes)
+        found = {}
+        for each in asked:
+            [ended] = run(engine, [each]).values()
+            found[each.id] = (ended.ids, ended.text, ended.finish_reason, ended.logprobs)
+        return found
+
+    drafted = said()
+    stops = [greedy(100, stop=(f"<{drafted['long'][0][at]}>",)) for at in range(20, 40)]
+    asked += [request(f"stop {n}", prompt, params) for n, params in enumerate(stops)]
+    with_stops = said(prefix_bytes=2**20)
+    monkeypatch.setattr(speculation, "room", lambda streams: 0)
+    assert said() == with_stops
+    assert with_stops.items() >= drafted.items()
+    assert not differing(bits)
 
 
 def test_the_real_model_says_the_same_in_any_company(real: tuple[Any, Any], bits: Bits) -> None:
@@ -162,8 +200,8 @@ def test_the_real_model_says_the_same_in_any_company(real: tuple[Any, Any], bits
     prompts = {str(n): ids[:n] for n in (1, 7, 16, 40)}
     for threads in (1, 3):
         engine = native_engine(model, PlainDecoder(tokenizer), slots=3, eos_ids=[], threads=threads)
-        exercise(engine, prompts, tokens=3)
-    assert not differing(bits, tokens=3)
+        met = exercise(engine, prompts, tokens=3)
+    assert not differing(bits, met)
 
 
 @pytest.mark.parametrize("build", [native_llama, native_qwen2])

@@ -115,7 +115,7 @@ def test_kernels_that_are_there_compute_from_the_first_step(ready, lines) -> Non
     forward, successor = begin(native_qwen2(), ready)
     assert isinstance(forward, NativeForward)
     assert successor is None
-    assert [line["event"] for line in lines] == ["kernels ready"]
+    assert [line["event"] for line in lines] == ["kernels ready", "compiled path ready"]
     assert closeness(one_by_one(forward, ids), in_float(reference, ids)) > CLOSE
 
 
@@ -133,7 +133,11 @@ def test_without_kernels_the_eager_path_begins_and_they_come(own, lines) -> None
     assert successor is not None
     native = successor.result(timeout=120)
     assert isinstance(native, NativeForward)
-    assert [line["event"] for line in lines] == ["compiling kernels for this CPU", "kernels ready"]
+    assert [line["event"] for line in lines] == [
+        "compiling kernels for this CPU",
+        "kernels ready",
+        "compiled path ready",
+    ]
     assert closeness(one_by_one(native, ids), one_by_one(forward, ids)) > CLOSE
     assert len(list((own.models_dir / ".kernels").glob("*.so"))) == 1
 

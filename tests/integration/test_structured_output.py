@@ -13,8 +13,9 @@ from shared.errors import InvalidGrammarError, InvalidLogitBiasError
 from shared.events import FinishReason
 from shared.job import GenerationRequest, Grammar, GrammarKind, now
 from tests.support.engines import greedy, request, run, sampled, slot_engine
+from worker.engine.decoder import PlainDecoder
 from worker.engine.vocabulary import vocabulary_of
-from worker.models import ChatPrompts, LoadedModel, PlainDecoder
+from worker.models import ChatPrompts, LoadedModel
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -121,7 +121,7 @@ def test_a_silence_longer_than_a_heartbeats_life_is_held_against_nobody(
     assert resumed(client, [*short, *long]) == []
 
 
-@pytest.mark.parametrize("step", ["before open", "before start"])
+@pytest.mark.parametrize("step", ["before open", "after open"])
 def test_redis_that_dies_as_a_job_is_begun(
     alone: Settings, server: Server, client: Redis, tmp_path: Path, step: str
 ) -> None:

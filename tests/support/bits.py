@@ -2,33 +2,65 @@
 
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 import torch
+from torch import Tensor
 
 from shared.job import SamplingParams
 from tests.support.engines import greedy, request, run
-from worker.engine import transformers
-from worker.engine.base import EngineRequest
-from worker.engine.sampler import sample
+from worker.engine.base import EngineRequest, Output
+from worker.engine.cache import Step
+from worker.engine.chunk import Chunk
+from worker.engine.forward import Forward
+from worker.engine.transformers import TransformersEngine
 
-Bits = defaultdict[tuple[str, int], list[int]]
-"""Hashes of the logits behind each token of each request, one for each time it was drawn."""
+Text: TypeAlias = tuple[int, ...]
+Bits: TypeAlias = defaultdict[Text, list[int]]
+"""Hashes of the logits behind each text, one for each time it was computed."""
+
+
+class Noted:
+    """A forward pass that tells what it was asked and has answered."""
+
+    def __init__(self, forward: Forward, note: Callable[[list[Step], Tensor], None]) -> None:
+        self._forward = forward
+        self._note = note
+
+    def __call__(self, steps: list[Step]) -> Tensor:
+        logits = self._forward(steps)
+        self._note(steps, logits)
+        return logits
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._forward, name)
 
 
 def recorded(monkeypatch: pytest.MonkeyPatch) -> Bits:
-    """What all engines draw from, from now on."""
+    """What all engines compute from now on."""
     seen: Bits = defaultdict(list)
+    advance = TransformersEngine._advance
 
-    def recording(logits: Any, sequences: Sequence[Any]) -> list[int]:
-        for row, sequence in zip(logits, sequences, strict=True):
-            seen[sequence.id, sequence.generated].append(hash(row.numpy().tobytes()))
-        return sample(logits, sequences)
+    def note(chunks: list[Chunk], logits: Tensor) -> None:
+        row = 0
+        for chunk in chunks:
+            text = [*chunk.sequence.tokens[: chunk.sequence.cached], *chunk.step.tokens]
+            for left in range(chunk.wanted)[::-1]:
+                seen[tuple(text[: len(text) - left])].append(hash(logits[row].numpy().tobytes()))
+                row += 1
 
-    monkeypatch.setattr(transformers, "sample", recording)
+    def advance_and_note(engine: TransformersEngine, chunks: list[Chunk]) -> list[Output]:
+        forward = engine._forward
+        engine._forward = Noted(forward, lambda _, logits: note(chunks, logits))
+        try:
+            return advance(engine, chunks)
+        finally:
+            engine._forward = forward
+
+    monkeypatch.setattr(TransformersEngine, "_advance", advance_and_note)
     return seen
 
 
@@ -40,8 +72,12 @@ def torch_threads(count: int) -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def exercise(engine: Any, prompts: Mapping[str, Sequence[int]], tokens: int) -> None:
-    """Run each prompt alone, in company that comes and goes, and resumed at every token."""
+def exercise(engine: Any, prompts: Mapping[str, Sequence[int]], tokens: int) -> set[Text]:
+    """Run each prompt alone, in company that comes and goes, and resumed at every token.
+
+    Returns:
+        The texts behind which each time a token was drawn.
+    """
     alone = {
         name: run(engine, [request(name, ids, greedy(tokens))])[name].ids
         for name, ids in prompts.items()
@@ -60,13 +96,15 @@ def exercise(engine: Any, prompts: Mapping[str, Sequence[int]], tokens: int) -> 
         ]
         run(engine, resumed)
         run(engine, resumed[cut % 2 :: 2], join_every=1)
+    return {
+        (*ids, *alone[name][:count]) for name, ids in prompts.items() for count in range(tokens)
+    }
 
 
-def differing(bits: Bits, tokens: int) -> list[tuple[str, int]]:
-    """Where the logits were not the same bits each time; none was met only once."""
-    assert {position for _, position in bits} == set(range(tokens))
-    assert min(len(times) for times in bits.values()) > 1
-    return [where for where, times in bits.items() if len(set(times)) > 1]
+def differing(bits: Bits, met: Iterable[Text] = ()) -> list[Text]:
+    """Where the logits were not the same bits each time; none of `met` was met only once."""
+    assert all(len(bits[text]) > 1 for text in met)
+    return [text for text, times in bits.items() if len(set(times)) > 1]
 
 
 class Crowd:

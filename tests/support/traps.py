@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from rq.worker import BaseWorker
-
 from shared import events, names
 from shared.events import Token
 from shared.ledger import Ledger
@@ -106,7 +104,6 @@ def _appends(wanted: Callable[[Append], bool]) -> Callable[[Any, tuple[Any, ...]
 STEPS: Final[dict[str, tuple[type, str, Callable[[Any, Any], bool]]]] = {
     "take": (Ledger, "take", _a_job_waits),
     "open": (Books, "open", _always),
-    "start": (BaseWorker, "prepare_job_execution", _always),
     "first append": (EventLog, "append_all", _appends(lambda append: append.event.seq == 2)),
     "middle append": (
         EventLog,

@@ -114,6 +114,24 @@ async def test_messages_in_order_need_no_log() -> None:
     assert log.reads == 1
 
 
+async def test_what_has_come_is_passed_on_together() -> None:
+    events = events_up_to(9)
+    log = FakeLog(events, length=1)
+    inbox = Inbox()
+    feed = Feed("job-x", log.read, inbox, after=0, silence=60)
+    batches = aiter(feed.batches())
+    assert await anext(batches) == events[:1]
+    for event in [*events[:3], events[2], *events[3:6]]:  # one that is known, and one twice
+        inbox.put(event)
+    assert await anext(batches) == events[1:6]
+    assert (feed.last, log.reads) == (6, 1)
+    for event in (events[6], events[8]):  # and one is lost
+        inbox.put(event)
+    log.length = 9
+    assert await anext(batches) == events[6:9]
+    assert log.reads == 2
+
+
 async def test_a_flood_is_served_from_the_log() -> None:
     events = events_up_to(5 * Inbox.CAPACITY)
     log = FakeLog(events, length=len(events))

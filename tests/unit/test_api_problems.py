@@ -12,6 +12,7 @@ NEVER_SENT = {
     "data_dir_unusable",
     "bad_catalog",
     "stack_failed",
+    "kernels_unavailable",
     "store_away",
     "undecodable",
 }

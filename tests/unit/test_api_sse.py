@@ -1,9 +1,10 @@
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from api.sse import frame
+from api.sse import frame, pieces
 from shared.events import (
     AnyEvent,
     Cancelled,
@@ -59,24 +60,40 @@ CASES: list[tuple[AnyEvent, str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("event", "name", "data"), CASES, ids=[case[1] for case in CASES])
 def test_each_event_has_its_frame(event: AnyEvent, name: str, data: dict[str, Any]) -> None:
-    made = frame(event)
-    assert (made.event, made.id) == (name, "7")
-    assert json.loads(made.data) == data
+    number, event_name, told = frame(event).decode().removesuffix("\r\n\r\n").split("\r\n")
+    assert (number, event_name) == ("id: 7", f"event: {name}")
+    assert json.loads(told.removeprefix("data: ")) == data
 
 
 def test_what_the_log_does_not_hold_has_no_number() -> None:
-    made = frame(Queued(seq=0, id="job-1", model="m", position=1, estimate=2.5)).encode().decode()
+    made = frame(Queued(seq=0, id="job-1", model="m", position=1, estimate=2.5)).decode()
     assert "id:" not in made.replace('"id":', "")
     assert '"position":1,"estimate":2.5' in made
 
 
 @pytest.mark.parametrize("text", ["\n", "\r\n", "\r", "\x85", "\u2028", "\u2029", "\x1c", "\x0b"])
 def test_no_line_break_splits_a_frame(text: str) -> None:
-    encoded = frame(Token(seq=1, ids=(), text=f"a{text}b")).encode().decode()
+    encoded = frame(Token(seq=1, ids=(), text=f"a{text}b")).decode()
     lines = encoded.removesuffix("\r\n\r\n").splitlines()
     assert [line.split(": ")[0] for line in lines] == ["id", "event", "data"]
     assert json.loads(lines[2].removeprefix("data: ")) == {"text": f"a{text}b"}
 
 
 def test_text_is_readable_on_the_wire() -> None:
-    assert "日本 🗼" in frame(Token(seq=1, ids=(), text="日本 🗼")).encode().decode()
+    assert "日本 🗼" in frame(Token(seq=1, ids=(), text="日本 🗼")).decode()
+
+
+def test_frames_are_put_together_in_order_and_only_as_far_as_they_are_asked_for() -> None:
+    made: list[int] = []
+
+    def frames() -> Iterator[bytes]:
+        for number in range(100):
+            made.append(number)
+            yield b"%04d" % number * 250
+
+    found = pieces(frames())
+    first = next(found)
+    assert len(made) < 100
+    assert first + b"".join(found) == b"".join(b"%04d" % number * 250 for number in range(100))
+    assert list(pieces([])) == []
+    assert list(pieces([b"a", b"b"])) == [b"ab"]

@@ -68,7 +68,7 @@ def test_a_missing_extra_is_named(run, monkeypatch, capsys, extra, missing) -> N
 
 
 def test_a_worker_whose_model_is_unusable_is_not_worth_a_restart(run, monkeypatch, capsys) -> None:
-    def fail(_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise ModelUnavailableError("The model is damaged.")
 
     monkeypatch.setattr("worker.main.run", fail)

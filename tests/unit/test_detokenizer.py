@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.engine.detokenizer import Detokenizer
+from worker.engine.detokenizer import detokenizer
 
 
 class Utf8Bytes:
@@ -28,19 +28,19 @@ class LeadingSpaceEaten:
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_pieces_join_to_the_text_and_never_show_half_a_character(prompt: str, answer: str) -> None:
     tokenizer = Utf8Bytes()
-    text = Detokenizer(tokenizer, tokenizer.encode(prompt))
+    text = detokenizer(tokenizer, tokenizer.encode(prompt))
     pieces = [text.push(token_id) for token_id in tokenizer.encode(answer)]
     assert "".join(pieces) == answer
     assert "\ufffd" not in "".join(pieces) or "\ufffd" in answer
 
 
 def test_what_stays_incomplete_is_not_shown() -> None:
-    text = Detokenizer(Utf8Bytes(), [])
+    text = detokenizer(Utf8Bytes(), [])
     assert [text.push(byte) for byte in "é🙂".encode()[:-1]] == ["", "é", "", "", ""]
 
 
 def test_a_space_between_prompt_and_answer_survives() -> None:
-    text = Detokenizer(LeadingSpaceEaten(), [1])
+    text = detokenizer(LeadingSpaceEaten(), [1])
     assert [text.push(2), text.push(3)] == [" world", " again"]
 
 
@@ -53,7 +53,7 @@ def test_a_long_answer_is_decoded_in_short_pieces() -> None:
             return super().decode(ids)
 
     tokenizer = Counting()
-    text = Detokenizer(tokenizer, tokenizer.encode("prompt"))
+    text = detokenizer(tokenizer, tokenizer.encode("prompt"))
     for byte in b"x" * 500:
         text.push(byte)
     assert tokenizer.longest < 10

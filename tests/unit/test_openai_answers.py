@@ -60,9 +60,9 @@ class ToldFeed:
         self._said = said
         self._waits = waits
 
-    async def __aiter__(self) -> AsyncIterator[AnyEvent]:
+    async def batches(self) -> AsyncIterator[list[AnyEvent]]:
         for event in self._said:
-            yield event
+            yield [event]
         if self._waits:
             await asyncio.Event().wait()
 

@@ -8,6 +8,7 @@ import pytest
 from shared.job import SamplingParams
 from tests.support.models import NoText
 from worker.engine.base import EngineRequest
+from worker.engine.chunk import Chunk
 from worker.engine.pace import Pace
 from worker.engine.sequence import Sequence
 
@@ -29,8 +30,8 @@ def taught(passes: Iterable[tuple[int, float]]) -> Pace:
     """One that has seen passes of a decoding stream and so many tokens of a prompt, in seconds."""
     pace = Pace(MOST)
     for prefilled, seconds in passes:
-        prompt = [(stream(0), prefilled)] if prefilled else []
-        pace.note([*prompt, (OLD[0], 1)], seconds)
+        prompt = [Chunk(stream(0), prefilled)] if prefilled else []
+        pace.note([*prompt, Chunk(OLD[0], 1)], seconds)
     return pace
 
 
@@ -86,8 +87,4 @@ def test_one_slow_pass_changes_little_and_many_change_all() -> None:
 
 def test_a_pass_quicker_than_decoding_alone_is_taken_for_free_not_for_less() -> None:
     pace = taught([(0, 0.010), (20, 0.020), (20, 0.001)])
-    assert usual_range(pace.budget(OLD, ragged=True))
-
-
-def usual_range(budget: int) -> bool:
-    return 16 <= budget <= MOST
+    assert 30 < pace.budget(OLD, ragged=True) < MOST

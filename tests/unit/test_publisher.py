@@ -88,10 +88,12 @@ def test_tokens_that_pile_up_share_an_event() -> None:
     a, b = job_run("a"), job_run("b")
     log.gate.clear()
     made.publish(a, [Started(seq=0, prompt_tokens=1)])
+    made.send()
     until(made._drafts.empty, what="the publisher at work")
     for token_id in b"hello":
         made.publish(a, [token(token_id)])
         made.publish(b, [token(token_id)])
+        made.send()
     made.end(a, STOP)
     log.gate.set()
     made.close()
@@ -142,6 +144,7 @@ def test_events_wait_for_redis(failure: redis.exceptions.RedisError) -> None:
     log.failures = [failure, failure]
     made, ends = publisher(log)
     made.publish(job_run("a"), [token(65)])
+    made.send()
     until(lambda: "a" in log.events, what="the event")
     made.close()
     assert log.events["a"] == [Token(seq=1, ids=(65,), text="A")]
@@ -153,6 +156,7 @@ def test_what_time_does_not_mend_is_not_waited_for() -> None:
     log.failures = [redis.exceptions.ResponseError("WRONGTYPE")]
     made, ends = publisher(log)
     made.publish(job_run("a"), [token(65)])
+    made.send()
     until(lambda: ends.crashes == 1, what="the end of the thread")
 
 
@@ -161,6 +165,7 @@ def test_a_publisher_that_closes_waits_no_more() -> None:
     log.failures = [redis.exceptions.ConnectionError("gone")] * 1000
     made, ends = publisher(log)
     made.publish(job_run("a"), [token(65)])
+    made.send()
     until(lambda: len(log.failures) < 1000, what="the first attempt")
     made.close()
     assert ends.crashes == 1

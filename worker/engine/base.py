@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 from shared.errors import MiniVaultError
 from shared.events import FinishReason, TokenLogprobs
 from shared.job import SamplingParams
@@ -23,8 +25,7 @@ class EngineRequest:
     """Requests of one salt may share what was computed of their prompts."""
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(msgspec.Struct, frozen=True):
     """What one step added to one request.
 
     `ids` without the end-of-sequence token; `text` what has become certain. After an output

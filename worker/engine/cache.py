@@ -30,6 +30,8 @@ class Step:
     row: int
     start: int
     tokens: list[int]
+    wanted: int = 1
+    """Behind how many of its last tokens logits are wanted; more than 1 in ragged passes only."""
 
 
 @dataclass

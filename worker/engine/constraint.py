@@ -26,7 +26,10 @@ class Constraint:
     def __init__(self, matcher: LLMatcher, size: int) -> None:
         """`size` is how many tokens there are."""
         self._matcher = matcher
+        self.size = size
         self._bits = np.zeros((size + 31) // 32, dtype=np.int32)
+        self.address = self._bits.ctypes.data
+        """Of what was computed, as 32-bit words: a bit for each token, the lowest first."""
 
     @property
     def is_complete(self) -> bool:
@@ -50,7 +53,7 @@ class Constraint:
 
     def compute(self) -> None:
         """Work out `allowed`. Does not hold the interpreter's lock."""
-        self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
+        self._matcher.unsafe_compute_mask_ptr(self.address, self._bits.nbytes)
 
     def accept(self, token_id: int) -> None:
         self._matcher.consume_token(token_id)

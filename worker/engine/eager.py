@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Rows
 from typing import Final
 
 import torch
@@ -10,6 +11,8 @@ from transformers import PreTrainedModel
 
 from worker.engine.activation import in_strips
 from worker.engine.cache import ROWS, SlotCache, Step, aligned
+from worker.engine.sampler import sample
+from worker.engine.sequence import Sequence
 
 
 class EagerForward:
@@ -58,6 +61,10 @@ class EagerForward:
             placement=placement,
         ).logits[:, -1]
         return logits[[step.row for step in steps]] if decode else logits
+
+    def sample(self, logits: Tensor, sequences: Rows[Sequence]) -> list[int]:
+        with torch.inference_mode():
+            return sample(logits, sequences)
 
     def move(self, source: int, target: int, length: int) -> None:
         self._cache.move(source, target, length)

@@ -1,12 +1,14 @@
-"""What an engine needs of whatever computes logits and keeps keys and values."""
+"""What an engine needs of whatever computes: logits, what is drawn from them, keys and values."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Rows
 from typing import Protocol
 
 from torch import Tensor
 
 from worker.engine.cache import Step
+from worker.engine.sequence import Sequence
 
 
 class Forward(Protocol):
@@ -37,8 +39,15 @@ class Forward(Protocol):
         """Add the steps' tokens to their rows.
 
         Returns:
-            Logits behind the last token of each: float [steps, vocabulary], valid until the next
-            call, and the caller's to write to.
+            Logits behind the last tokens of each, as many as it wants: float [sum of wanted,
+            vocabulary], valid until the next call, and the caller's to write to.
+        """
+        ...
+
+    def sample(self, logits: Tensor, sequences: Rows[Sequence]) -> list[int]:
+        """Choose the next token of each sequence.
+
+        `logits`, float [rows, vocabulary], has a row for each of them and may be written to.
         """
         ...
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Rows
 from typing import Final
 
+from worker.engine.chunk import Chunk
 from worker.engine.sequence import Sequence
 
 _PADDED: Final = 1024
@@ -44,9 +45,9 @@ class Pace:
             return _LEAST
         return max(_LEAST, min(self._most, int(_STRETCH * self._decode / self._token)))
 
-    def note(self, chunks: Rows[tuple[Sequence, int]], seconds: float) -> None:
+    def note(self, chunks: Rows[Chunk], seconds: float) -> None:
         """A pass over so many tokens of some sequences took so long."""
-        prefilled = sum(count for _, count in chunks if count > 1)
+        prefilled = sum(chunk.count for chunk in chunks if chunk.count > 1)
         if not prefilled:
             self._decode = _blend(self._decode, seconds)
         elif self._decode:

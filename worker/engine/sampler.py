@@ -6,9 +6,10 @@ neighbours: a resumed job draws what the first attempt would have drawn.
 
 from __future__ import annotations
 
-from collections import Counter
+from array import array
 from collections.abc import Sequence as Rows
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,10 +37,8 @@ def sample(logits: Tensor, sequences: Rows[Sequence]) -> list[int]:
 
 def _bias(row: Tensor, sequence: Sequence) -> None:
     """Add what the request wants added, and forbid what its grammar does, in place."""
-    bias = sequence.params.logit_bias
-    if bias:
-        ids = torch.tensor(list(bias), device=row.device)
-        row[ids] += torch.tensor(list(bias.values()), device=row.device, dtype=row.dtype)
+    if sequence.bias is not None:
+        row[_on(row, sequence.bias.ids)] += _on(row, sequence.bias.values)
     if sequence.constraint is not None:
         allowed = torch.from_numpy(sequence.constraint.allowed[: row.numel()])
         row.masked_fill_(~allowed.to(row.device), float("-inf"))
@@ -47,19 +46,21 @@ def _bias(row: Tensor, sequence: Sequence) -> None:
 
 def _penalize(row: Tensor, sequence: Sequence) -> None:
     """Apply the three penalties in place to `row`, float [vocabulary]."""
-    params = sequence.params
-    if params.repetition_penalty != 1:
-        seen = torch.tensor(sorted(set(sequence.tokens)), device=row.device)
-        scores = row[seen]
-        row[seen] = torch.where(
-            scores > 0, scores / params.repetition_penalty, scores * params.repetition_penalty
-        )
-    if params.presence_penalty or params.frequency_penalty:
-        counts = Counter(sequence.tokens[sequence.prompt_length :])
-        if counts:
-            ids = torch.tensor(list(counts), device=row.device)
-            times = torch.tensor(list(counts.values()), device=row.device, dtype=row.dtype)
-            row[ids] -= params.presence_penalty + params.frequency_penalty * times
+    params, tally = sequence.params, sequence.tally
+    if tally is None:
+        return
+    ids, times = _on(row, tally.ids), _on(row, tally.times)
+    scores = row[ids]
+    penalized = torch.where(
+        scores > 0, scores / params.repetition_penalty, scores * params.repetition_penalty
+    )
+    said = params.presence_penalty + params.frequency_penalty * times
+    row[ids] = torch.where(times > 0, penalized - said, penalized)
+
+
+def _on(row: Tensor, numbers: array[int] | array[float]) -> Tensor:
+    """A copy beside `row`: as long as something refers to an array, it can't grow."""
+    return torch.from_numpy(np.array(numbers)).to(row.device)
 
 
 def _draw(row: Tensor, sequence: Sequence) -> int:

@@ -9,8 +9,11 @@ from shared.errors import MiniVaultError
 from shared.events import FinishReason, TokenLogprobs
 from worker.engine.base import EngineRequest, Output
 from worker.engine.constraint import Constraint
-from worker.engine.detokenizer import Decoder, Detokenizer
+from worker.engine.decoder import Decoder
+from worker.engine.detokenizer import detokenizer
+from worker.engine.speculation import Lookup
 from worker.engine.stopping import StopStrings
+from worker.engine.tally import Bias, Tally
 
 
 class Sequence:
@@ -44,9 +47,12 @@ class Sequence:
         self.preparing: Future[Constraint | None] | None = None
         """What has to be there before its first token."""
         self.constraint: Constraint | None = None
+        self.bias = Bias(self.params.logit_bias) if self.params.logit_bias else None
+        self.tally = Tally(self.tokens) if self.params.penalized else None
+        self._lookup = Lookup()
         self._limit = min(request.params.max_tokens, context - self.prompt_length)
         self._eos_ids = eos_ids
-        self._text = Detokenizer(decoder, request.prompt_ids)
+        self._text = detokenizer(decoder, request.prompt_ids)
         self._stops = StopStrings(request.params.stop)
         self._published = 0
         self._replay(request)
@@ -63,6 +69,19 @@ class Sequence:
     @property
     def is_ready(self) -> bool:
         return self.preparing is None or self.preparing.done()
+
+    @property
+    def plain(self) -> bool:
+        """A token is drawn from logits alone, and nothing else is told of it."""
+        return self.constraint is None and self.tally is None and self.params.logprobs is None
+
+    def draft(self, most: int) -> list[int]:
+        """At most so many tokens that may come next; one fewer than may still be generated."""
+        return self._lookup.draft(self.tokens, min(most, self._limit - self.generated - 1))
+
+    def verified(self, drafted: int, right: int) -> None:
+        """Of so many drafted tokens so many were right."""
+        self._lookup.verified(drafted, right)
 
     def take_prepared(self) -> None:
         """Go on with what was prepared; waits for it."""
@@ -88,6 +107,8 @@ class Sequence:
         else:
             ids = (token_id,)
             self.tokens.append(token_id)
+            if self.tally is not None:
+                self.tally.add(token_id)
             text, stopped = self._stops.push(self._text.push(token_id))
             if self.constraint is not None:
                 self.constraint.accept(token_id)

@@ -13,11 +13,14 @@ class StopStrings:
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
+        """`stops` are of a character at least."""
         self._stops = tuple(stops)
         self._held = ""
 
     def push(self, piece: str) -> tuple[str, bool]:
         """(text now certain, whether a stop string was met)."""
+        if not self._stops:
+            return piece, False
         text = self._held + piece
         found = [at for at in (text.find(stop) for stop in self._stops) if at >= 0]
         if found:
@@ -34,9 +37,11 @@ class StopStrings:
 
     def _undecided(self, text: str) -> int:
         """Length of the longest tail of `text` that begins a stop string."""
-        longest = max((len(stop) for stop in self._stops), default=1) - 1
-        for length in range(min(longest, len(text)), 0, -1):
-            tail = text[-length:]
-            if any(stop.startswith(tail) for stop in self._stops):
-                return length
-        return 0
+        longest = 0
+        for stop in self._stops:
+            at = text.find(stop[0], max(0, len(text) - len(stop) + 1))
+            while at >= 0 and not stop.startswith(text[at:]):
+                at = text.find(stop[0], at + 1)
+            if at >= 0:
+                longest = max(longest, len(text) - at)
+        return longest

@@ -5,21 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Final
 
 import torch
 
 from shared.errors import InvalidLogitBiasError
+from worker.engine import speculation
 from worker.engine.base import EngineRequest, Output
 from worker.engine.blocks import BLOCK
-from worker.engine.cache import Step
+from worker.engine.chunk import Chunk
 from worker.engine.constraint import Constraints
-from worker.engine.detokenizer import Decoder
+from worker.engine.decoder import Decoder
 from worker.engine.forward import Forward, Successor
 from worker.engine.logprobs import Logprobs
 from worker.engine.pace import Pace
 from worker.engine.prefix import PrefixCache
-from worker.engine.sampler import sample
 from worker.engine.sequence import Sequence
 from worker.engine.vocabulary import Vocabulary
 
@@ -113,9 +114,11 @@ class TransformersEngine:
         outputs = [s.last_output for s in ended]
         decoding = [s for s in ready if s.pending == 1 and s not in ended]
         prefilling = [s for s in ready if s.pending > 1 and s not in ended]
-        decode = [(s, 1) for s in decoding]
-        prefill: list[tuple[Sequence, int]] = []
-        if prefilling:
+        decode = [Chunk(s, 1) for s in decoding]
+        prefill: list[Chunk] = []
+        if not prefilling:
+            decode = self._with_drafts(decode)
+        else:
             prefill = self._chunks(prefilling, self._pace.budget(decoding, self._forward.ragged))
         together = [prefill + decode] if self._forward.ragged else [prefill, decode]
         for chunks in filter(None, together):
@@ -154,27 +157,41 @@ class TransformersEngine:
             sequence.take_prepared()
         return ready
 
-    def _advance(self, chunks: list[tuple[Sequence, int]]) -> list[Output]:
-        """Run the model over the next tokens of some sequences; draw where none is left."""
-        steps = [
-            Step(row=s.row, start=s.cached, tokens=s.tokens[s.cached : s.cached + count])
-            for s, count in chunks
+    def _with_drafts(self, decode: list[Chunk]) -> list[Chunk]:
+        """With tokens that may come next, where to verify them costs next to nothing."""
+        room = speculation.room(len(decode)) if self._forward.ragged and decode else 0
+        if not room:
+            return decode
+        return [
+            replace(chunk, draft=chunk.sequence.draft(room)) if chunk.sequence.plain else chunk
+            for chunk in decode
         ]
-        complete = [i for i, (s, count) in enumerate(chunks) if s.pending == count]
-        sequences = [chunks[i][0] for i in complete]
-        constraints = [s.constraint for s in sequences if s.constraint]
+
+    def _advance(self, chunks: list[Chunk]) -> list[Output]:
+        """Run the model over the next tokens of some sequences; draw where none is left."""
+        complete = [chunk.sequence.pending == chunk.count for chunk in chunks]
+        drawn = [chunk for chunk, whole in zip(chunks, complete, strict=True) if whole]
+        constraints = [c.sequence.constraint for c in drawn if c.sequence.constraint]
         masks = self._constraints.compute(constraints) if constraints else None
-        logits = self._forward(steps)
-        for sequence, count in chunks:
-            sequence.cached += count
+        logits = self._forward([chunk.step for chunk in chunks])
+        for chunk in chunks:
+            chunk.sequence.cached += chunk.count
         if masks is not None:
             masks.result()
         with torch.inference_mode():
-            rows = logits if len(complete) == len(chunks) else logits[complete]
-            logprobs = Logprobs(rows, sequences, self._vocabulary)
-            token_ids = sample(rows, sequences)
+            if len(drawn) < len(chunks):
+                wanted = zip(chunks, complete, strict=True)
+                logits = logits[[whole for chunk, whole in wanted for _ in range(chunk.wanted)]]
+            sequences = [chunk.sequence for chunk in drawn for _ in range(chunk.wanted)]
+            logprobs = Logprobs(logits, sequences, self._vocabulary)
+            token_ids = self._forward.sample(logits, sequences)
             told = logprobs.of(token_ids)
-        return [s.accept(token_ids[i], told.get(i)) for i, s in enumerate(sequences)]
+        outputs, row = [], 0
+        for chunk in drawn:
+            end = row + chunk.wanted
+            outputs.append(chunk.accept(token_ids[row:end], told.get(row)))
+            row = end
+        return outputs
 
     def _remove(self, sequence: Sequence) -> None:
         self._keep(sequence, at_least=BLOCK)
@@ -186,18 +203,18 @@ class TransformersEngine:
         self._forward.move(last, sequence.row, moved.cached)
         moved.row = sequence.row
 
-    def _chunks(self, prefilling: list[Sequence], budget: int) -> list[tuple[Sequence, int]]:
+    def _chunks(self, prefilling: list[Sequence], budget: int) -> list[Chunk]:
         """What to prefill in one pass of at most `budget` tokens, first come first served.
 
         Where rows are padded to the longest, padding counts, and only the first prompt may be cut;
         else the last. One that begins like another in the pass waits for the next pass, and for
         what is known then.
         """
-        chunks: list[tuple[Sequence, int]] = []
+        chunks: list[Chunk] = []
         width = used = 0
         for sequence in prefilling:
             self._recall(sequence)
-            if self._prefixes.bytes and any(_alike(other, sequence) for other, _ in chunks):
+            if self._prefixes.bytes and any(_alike(chunk.sequence, sequence) for chunk in chunks):
                 continue
             count = sequence.pending
             if self._forward.ragged or not chunks:
@@ -206,7 +223,7 @@ class TransformersEngine:
             cost = used + count if self._forward.ragged else width * (len(chunks) + 1)
             if count == 0 or cost > budget:
                 break
-            chunks.append((sequence, count))
+            chunks.append(Chunk(sequence, count))
             used += count
         return chunks
 

@@ -10,7 +10,7 @@ from typing import Any
 from llguidance import LLTokenizer
 
 from shared.errors import InvalidGrammarError
-from worker.engine.detokenizer import Decoder
+from worker.engine.decoder import Decoder
 
 
 class Vocabulary:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Final
 
 import msgspec
@@ -11,7 +11,7 @@ import msgspec
 from api.errors import StoppingError
 from api.feed import Feed
 from api.openai.responses.fold import ResponseEvent, ResponseFold
-from api.sse import one_line
+from api.sse import one_line, pieces
 from shared.errors import MiniVaultError
 
 ALL: Final = -1
@@ -24,7 +24,7 @@ _encode: Final = msgspec.json.Encoder().encode
 
 async def frames(
     feed: Feed, fold: ResponseFold, after: int = ALL, *, padded: bool = False
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     """Those behind number `after`. `feed` begins with the job's first event.
 
     A failure is told only where it is the end. Where the job was put back, its number is left
@@ -32,17 +32,16 @@ async def frames(
     """
     failure: ResponseEvent | None = None
     try:
-        async for event in feed:
-            if feed.live:  # numbers the log has not reached would swallow what is to come
-                after = min(after, fold.last)
-            failure = None
-            for each in fold.add(event):
-                if each["sequence_number"] <= after:
-                    continue
-                if each["type"] == "response.failed":
-                    failure = each
-                else:
-                    yield _frame(each, padded=padded and "delta" in each)
+        async for events in feed.batches():
+            made: list[bytes] = []
+            for event in events:
+                if feed.live:  # numbers the log has not reached would swallow what is to come
+                    after = min(after, fold.last)
+                new = [each for each in fold.add(event) if each["sequence_number"] > after]
+                failure = next((each for each in new if each["type"] == "response.failed"), None)
+                made += [_frame(each, padded=padded) for each in new if each is not failure]
+            for piece in pieces(made):
+                yield piece
     except StoppingError:  # the client may resume, here or elsewhere
         return
     except MiniVaultError as error:
@@ -56,7 +55,7 @@ async def frames(
 
 def _frame(event: ResponseEvent, *, padded: bool = False) -> bytes:
     data = one_line(_encode(event))
-    if padded:
+    if padded and "delta" in event:
         padding = secrets.token_urlsafe(_PADDED)[: -len(data) % _PADDED]
         data = data[:-1] + b',"obfuscation":"%s"}' % padding.encode()
     return b"event: %s\ndata: %s\n\n" % (event["type"].encode(), data)

@@ -7,6 +7,8 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -21,29 +23,44 @@ FLAGS: Final = (
     "-ffp-contract=off",
 )
 _CANDIDATES: Final = ("c++", "g++", "clang++")
-_SECONDS: Final = 180.0
-"""For a compiler that hangs; one that works is done in a fraction of it."""
-_REMEDY: Final = "Install g++ or clang, or set CXX"
+_SECONDS: Final = 600.0
+"""For a compiler that hangs. One that works takes seconds, but beside a busy engine many more."""
+_REMEDY: Final = "Install g++ or clang, or the Python package ziglang, or set CXX."
+
+
+@dataclass(frozen=True)
+class Compiler:
+    command: tuple[str, ...]
+    is_zig: bool = False
+
+    @property
+    def name(self) -> str:
+        return "ziglang" if self.is_zig else self.command[0]
+
+    def flags_for(self, level: Level) -> tuple[str, ...]:
+        return (f"-mcpu={level.zig}",) if self.is_zig else level.flags
 
 
 class NotCompiledError(KernelsUnavailableError):
     """The compiler refuses the sources or the flags."""
 
 
-def find_compiler() -> list[str]:
-    """The compiler as the beginning of a command line: $CXX, or what is on the PATH.
+def find_compiler() -> Compiler:
+    """$CXX, what is on the PATH, or the one that the package ziglang brings.
 
     Raises:
         KernelsUnavailableError: there is none.
     """
     if chosen := shlex.split(os.environ.get("CXX", "")):
         if shutil.which(chosen[0]):
-            return chosen
-        raise KernelsUnavailableError(f"CXX names {chosen[0]}, which can't be run. {_REMEDY}.")
+            return Compiler(tuple(chosen))
+        raise KernelsUnavailableError(f"CXX names {chosen[0]}, which can't be run. {_REMEDY}")
     for name in _CANDIDATES:
         if path := shutil.which(name):
-            return [path]
-    raise KernelsUnavailableError(f"There is no C++ compiler here. {_REMEDY}.")
+            return Compiler((path,))
+    if find_spec("ziglang"):
+        return Compiler((sys.executable, "-I", "-m", "ziglang", "c++"), is_zig=True)
+    raise KernelsUnavailableError(f"There is no C++ compiler here. {_REMEDY}")
 
 
 def sources() -> list[Path]:
@@ -54,7 +71,7 @@ def sources() -> list[Path]:
 def compile_into(
     folder: Path, level: Level, *, extra: tuple[str, ...] = (), seconds: float = _SECONDS
 ) -> Path:
-    """Compile all sources into one shared library, at the lowest priority; returns its path.
+    """Compile all sources into one shared library, at a low priority; returns its path.
 
     Should this process end, however that comes about, the compiler does too; what it leaves is
     in `folder`.
@@ -65,7 +82,9 @@ def compile_into(
     """
     path = folder / "kernels.so"
     inputs = [str(source) for source in sources() if source.suffix == ".cpp"]
-    command = [*find_compiler(), *FLAGS, *level.flags, *extra, "-o", str(path), *inputs]
+    compiler = find_compiler()
+    flags = [*FLAGS, *compiler.flags_for(level), *extra]
+    command = [*compiler.command, *flags, "-o", str(path), *inputs]
     watched = [sys.executable, "-I", watch.__file__, str(seconds), *command]
     with subprocess.Popen(  # noqa: S603 - our own command line
         watched,
@@ -79,10 +98,10 @@ def compile_into(
         assert process.stdout is not None
         output = process.stdout.read()
     if process.returncode == watch.TOO_LATE:
-        raise KernelsUnavailableError(f"{command[0]} took more than {seconds:g} s.")
+        raise KernelsUnavailableError(f"{compiler.name} took more than {seconds:g} s.")
     if process.returncode != 0:
         raise NotCompiledError(
-            f"{command[0]} can't compile them for {level.name}: {_first_error(output)}"
+            f"{compiler.name} can't compile them for {level.name}: {_first_error(output)}"
         )
     return path
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Sequence as Rows
 from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from worker.engine import speculation
 from worker.engine.blocks import BLOCK
 from worker.engine.cache import Step, aligned, allocate
 from worker.engine.native import library
+from worker.engine.native.sampling import NativeSampler
 from worker.engine.native.weights import NativeWeights
+from worker.engine.sequence import Sequence
 
 _LARGEST: Final = torch.finfo(torch.float16).max
 
@@ -39,7 +44,15 @@ class NativeForward:
                 for keys, values in zip(self._tensors[::2], self._tensors[1::2], strict=True)
             )
         )
-        self._logits = torch.empty((slots, weights.vocabulary), dtype=torch.float32)
+        self._sampler = NativeSampler(
+            weights.kernels,
+            rows=slots + speculation.ROWS,
+            run=ctypes.cast(weights.kernels.mv_pool_run, ctypes.c_void_p).value,
+            pool=weights.pool.value,
+        )
+        self._logits = torch.empty(
+            (slots + speculation.ROWS, weights.vocabulary), dtype=torch.float32
+        )
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -58,7 +71,16 @@ class NativeForward:
         segments[:, 1] = [step.start for step in steps]
         segments[:, 2] = ends - counts
         segments[:, 3] = counts
-        wanted = ends - 1
+        wanted = np.fromiter(
+            (
+                i
+                for step, end in zip(steps, ends, strict=True)
+                for i in range(end - step.wanted, end)
+            ),
+            dtype=np.int32,
+        )
+        if len(wanted) > len(self._logits):
+            self._logits = torch.empty((len(wanted), self._weights.vocabulary))
         library.check(
             self._weights.kernels.mv_forward(
                 self._weights.handle,
@@ -67,12 +89,15 @@ class NativeForward:
                 len(steps),
                 self._caches,
                 wanted.ctypes.data,
-                len(steps),
+                len(wanted),
                 self._logits.data_ptr(),
                 self._weights.vocabulary,
             )
         )
-        return self._logits[: len(steps)]
+        return self._logits[: len(wanted)]
+
+    def sample(self, logits: Tensor, sequences: Rows[Sequence]) -> list[int]:
+        return self._sampler.sample(logits, sequences)
 
     @torch.inference_mode()
     def move(self, source: int, target: int, length: int) -> None:

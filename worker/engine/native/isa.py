@@ -18,6 +18,8 @@ class Level:
     name: str
     flags: tuple[str, ...]
     """What makes g++ and clang++ use it."""
+    zig: str
+    """The same as zig names it."""
     needs: frozenset[str]
     """What the CPU must have, as Linux names it in /proc/cpuinfo."""
 
@@ -26,18 +28,28 @@ _V3: Final = frozenset({"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "mo
 _V4: Final = _V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 
 _X86_64: Final = (
-    Level("avx512vnni", ("-march=x86-64-v4", "-mavx512vnni"), _V4 | {"avx512_vnni"}),
-    Level("avxvnni", ("-march=x86-64-v3", "-mavxvnni"), _V3 | {"avx_vnni"}),
-    Level("avx2", ("-march=x86-64-v3",), _V3),
-    Level("x86-64", ("-march=x86-64",), frozenset()),
+    Level(
+        "avx512vnni",
+        ("-march=x86-64-v4", "-mavx512vnni"),
+        "x86_64_v4+avx512vnni",
+        _V4 | {"avx512_vnni"},
+    ),
+    Level("avxvnni", ("-march=x86-64-v3", "-mavxvnni"), "x86_64_v3+avxvnni", _V3 | {"avx_vnni"}),
+    Level("avx2", ("-march=x86-64-v3",), "x86_64_v3", _V3),
+    Level("x86-64", ("-march=x86-64",), "x86_64", frozenset()),
 )
 _ARM64: Final = (
-    Level("neon-dotprod", ("-march=armv8.2-a+dotprod",), frozenset({"asimddp", "atomics"})),
-    Level("arm64", ("-march=armv8-a",), frozenset()),
+    Level(
+        "neon-dotprod",
+        ("-march=armv8.2-a+dotprod",),
+        "generic+v8_2a+dotprod",
+        frozenset({"asimddp", "atomics"}),
+    ),
+    Level("arm64", ("-march=armv8-a",), "generic", frozenset()),
 )
-_APPLE: Final = (Level("neon-dotprod", ("-mcpu=apple-m1",), frozenset()),)
+_APPLE: Final = (Level("neon-dotprod", ("-mcpu=apple-m1",), "apple_m1", frozenset()),)
 """Every Mac that torch still runs on has at least an M1."""
-_OTHER: Final = (Level("generic", (), frozenset()),)
+_OTHER: Final = (Level("generic", (), "baseline", frozenset()),)
 
 
 def levels(system: str = sys.platform, machine: str = "") -> tuple[Level, ...]:

@@ -18,11 +18,12 @@ from typing import Final
 
 TOO_LATE: Final = 124
 """Exit code; otherwise the command's own, or 128 and its signal."""
-_LOWEST_PRIORITY: Final = 19
+_NICE: Final = 10
+"""A tenth of a core where the engine wants all of them; the lowest would leave next to nothing."""
 
 
 def main(seconds: float, command: list[str]) -> int:
-    os.nice(_LOWEST_PRIORITY)
+    os.nice(_NICE)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller to answer
     # A group of its own: compilers do their work in children.
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)  # noqa: S603

@@ -32,13 +32,15 @@ class NativeWeights:
         parts: Any = model  # its accessors are untyped
         inner, head = parts.get_decoder(), parts.get_output_embeddings()
         embeddings: Any = model.get_input_embeddings()
+        pool, handle = ctypes.c_void_p(), ctypes.c_void_p()
         self.kernels = kernels
+        self.pool = pool
+        """Of threads; one call at a time."""
         self.layers = config.num_hidden_layers
         self.kv_heads = config.num_key_value_heads
         self.size = head_size(config)
         self.vocabulary: int = config.vocab_size
         self.columns = columns
-        pool, handle = ctypes.c_void_p(), ctypes.c_void_p()
         library.check(kernels.mv_pool_new(threads, ctypes.byref(pool)))
         self._end = weakref.finalize(self, _free, kernels, handle, pool)
         shape = library.Config(

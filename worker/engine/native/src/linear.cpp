@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <new>
+#include <numeric>
 
 #include "simd.h"
 
@@ -86,6 +87,14 @@ inline Ints dot(Ints sum, const uint8_t* weights, Ints four) {
 }
 #endif
 
+/// Which of a pair's lanes is taken away from the other: those with this bit in their number.
+alignas(64) constexpr float kSigns[4][kLanes] = {
+    {1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1},
+    {1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1},
+    {1, 1, 1, 1, -1, -1, -1, -1, 1, 1, 1, 1, -1, -1, -1, -1},
+    {1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1, -1},
+};
+
 /// y = H x / 8 for each 64 inputs, H the Hadamard matrix of order 64. Its own inverse.
 inline void turn(float* x) {
     Floats a = load(x), b = load(x + 16), c = load(x + 32), d = load(x + 48);
@@ -98,14 +107,11 @@ inline void turn(float* x) {
     across(c, d);
     across(a, c);
     across(b, d);
-    float signs[4][kLanes];
-    for (int s = 0; s < 4; ++s)
-        for (int i = 0; i < kLanes; ++i) signs[s][i] = i >> s & 1 ? -1.0f : 1.0f;
-    const auto within = [&](Floats v) {
-        v = fmadd(v, load(signs[0]), exchanged<1>(v));
-        v = fmadd(v, load(signs[1]), exchanged<2>(v));
-        v = fmadd(v, load(signs[2]), exchanged<4>(v));
-        v = fmadd(v, load(signs[3]), exchanged<8>(v));
+    const auto within = [](Floats v) {
+        v = fmadd(v, load(kSigns[0]), exchanged<1>(v));
+        v = fmadd(v, load(kSigns[1]), exchanged<2>(v));
+        v = fmadd(v, load(kSigns[2]), exchanged<4>(v));
+        v = fmadd(v, load(kSigns[3]), exchanged<8>(v));
         return v * all(0.125f);
     };
     store(x, within(a));
@@ -121,12 +127,15 @@ inline float largest_magnitude(const float* x, int count) {
 }
 
 inline int32_t quantize(const float* x, int count, float inverse, int8_t* out) {
-    int32_t sum = 0;
+    Ints sums = all(int32_t{0});
     for (int i = 0; i < count; i += kLanes) {
-        store_bytes(out + i, to_nearest(load(x + i) * all(inverse)));
-        for (int j = 0; j < kLanes; ++j) sum += out[i + j];
+        const Ints nearest = to_nearest(load(x + i) * all(inverse));
+        store_bytes(out + i, nearest);
+        sums = sums + nearest;
     }
-    return sum;
+    int32_t lanes[kLanes];
+    store(lanes, sums);
+    return std::accumulate(lanes, lanes + kLanes, int32_t{0});
 }
 
 inline Floats silu(Floats x) { return x / (all(1.0f) + exponential(zero() - x)); }

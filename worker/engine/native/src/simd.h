@@ -55,6 +55,8 @@ inline Floats larger(Floats a, Floats b) { return {_mm512_max_ps(a.v, b.v)}; }
 inline Floats smaller(Floats a, Floats b) { return {_mm512_min_ps(a.v, b.v)}; }
 inline Floats magnitude(Floats a) { return {_mm512_abs_ps(a.v)}; }
 inline Ints all(int32_t x) { return {_mm512_set1_epi32(x)}; }
+inline Ints operator+(Ints a, Ints b) { return {_mm512_add_epi32(a.v, b.v)}; }
+inline void store(int32_t* p, Ints a) { _mm512_storeu_si512(p, a.v); }
 inline Ints load(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
 inline Floats to_floats(Ints a) { return {_mm512_cvtepi32_ps(a.v)}; }
 inline Ints to_nearest(Floats a) { return {_mm512_cvtps_epi32(a.v)}; }
@@ -112,6 +114,11 @@ inline Floats magnitude(Floats x) {
     return {_mm256_andnot_ps(sign, x.a), _mm256_andnot_ps(sign, x.b)};
 }
 inline Ints all(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+inline Ints operator+(Ints x, Ints y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
+inline void store(int32_t* p, Ints x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x.a);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8), x.b);
+}
 inline Ints load(const int32_t* p) {
     return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
             _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 8))};
@@ -197,6 +204,8 @@ inline Floats smaller(Floats a, Floats b) {
 }
 inline Floats magnitude(Floats a) { return each<Floats>([&](int i) { return std::fabs(a.v[i]); }); }
 inline Ints all(int32_t x) { return each<Ints>([&](int) { return x; }); }
+inline Ints operator+(Ints a, Ints b) { return each<Ints>([&](int i) { return a.v[i] + b.v[i]; }); }
+inline void store(int32_t* p, Ints a) { std::memcpy(p, a.v, sizeof a.v); }
 inline Ints load(const int32_t* p) { return each<Ints>([&](int i) { return p[i]; }); }
 inline Floats to_floats(Ints a) { return each<Floats>([&](int i) { return static_cast<float>(a.v[i]); }); }
 inline Ints to_nearest(Floats a) {
