@@ -28,6 +28,7 @@ from worker.engine import speculation
 from worker.engine.cache import Step
 from worker.engine.decoder import PlainDecoder
 from worker.engine.native import isa
+from worker.engine.sequence import Sequence
 
 TEXT = (
     "The capital of France is Paris, on the Seine. In 1889 a tower was built there, 300 metres "
@@ -184,7 +185,10 @@ def test_drafts_change_nothing_that_is_said(
             found[each.id] = (ended.ids, ended.text, ended.finish_reason, ended.logprobs)
         return found
 
+    right: list[int] = []
+    monkeypatch.setattr(Sequence, "verified", lambda self, drafted, count: right.append(count))
     drafted = said()
+    assert set(right) == {0, 1, 2, 3}
     stops = [greedy(100, stop=(f"<{drafted['long'][0][at]}>",)) for at in range(20, 40)]
     asked += [request(f"stop {n}", prompt, params) for n, params in enumerate(stops)]
     with_stops = said(prefix_bytes=2**20)
