@@ -45,7 +45,14 @@ def forward_of(
     kernels = background.prepare(background.kernels_of(settings))
 
     def native() -> Successor:
-        return _native(kernels.result(), model, slots=slots, context=context)
+        loaded = kernels.result()
+        try:
+            return _native(loaded, model, slots=slots, context=context)
+        except KernelsUnavailableError:
+            raise
+        except Exception as error:
+            get_logger().exception("kernels unavailable", reason=background.MEANWHILE)
+            raise KernelsUnavailableError(f"{type(error).__name__}: {error}") from error
 
     if kernels.done() and kernels.exception() is None:
         try:
@@ -62,8 +69,9 @@ def _native(
     """Raise KernelsUnavailableError, which has been logged, if they compute something else."""
     began, threads = time.monotonic(), torch.get_num_threads()
     weights = NativeWeights(kernels, model, columns=columns_of(context), threads=threads)
-    probe = [Step(row=0, start=0, tokens=[(7 * i + 1) % weights.vocabulary for i in range(_PROBE)])]
-    expected = EagerForward(model, slots=1, context=_PROBE)(probe)
+    count = min(_PROBE, context)
+    probe = [Step(row=0, start=0, tokens=[(7 * i + 1) % weights.vocabulary for i in range(count)])]
+    expected = EagerForward(model, slots=1, context=count)(probe)
     computed = NativeForward(weights, slots=1)(probe)
     alike = torch.nn.functional.cosine_similarity(expected, computed).item()
     if not alike >= _ALIKE:

@@ -63,7 +63,8 @@ def answers(records: Sequence[Record]) -> dict[int, Answer]:
 def _path(asked: Sequence[Request]) -> Path:
     """Named for the requests, the model and the code that computes the answers."""
     code = hashlib.sha256()
-    for source in sorted((_ROOT / "worker").rglob("*.py")):
-        code.update(source.read_bytes())
+    for suffix in ("py", "cpp", "h"):
+        for source in sorted((_ROOT / "worker").rglob(f"*.{suffix}")):
+            code.update(source.read_bytes())
     code.update((_ROOT / "constraints.txt").read_bytes())
     return _CACHE / f"{REAL}-{digest(asked)}-{code.hexdigest()[:16]}.json"

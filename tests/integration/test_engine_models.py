@@ -6,21 +6,18 @@ And logits are the same bits alone, in any company and after a resumption.
 """
 
 import random
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.support.bits import Bits, differing, exercise, recorded, torch_threads
 from tests.support.engines import greedy, reference, request, run, sampled, slot_engine
 from tests.support.models import NoText, tiny_gemma2, tiny_gemma3, tiny_gpt2, tiny_llama
-from worker.engine import eager
 from worker.engine.activation import in_strips
 from worker.engine.decoder import PlainDecoder
-from worker.engine.sampler import sample
 
 PROMPTS = [
     "What is the capital of France?",
@@ -183,58 +180,9 @@ def test_resuming_at_any_token_changes_nothing(kind: str) -> None:
             assert "".join(whole.pieces[:cut]) + rest.text == whole.text
 
 
-Bits = defaultdict[tuple[str, int], list[int]]
-"""Hashes of the logits behind each token of each request, one for each time it was drawn."""
-
-
 @pytest.fixture
 def bits(monkeypatch: pytest.MonkeyPatch) -> Bits:
-    seen: Bits = defaultdict(list)
-
-    def recording(logits: Any, sequences: Sequence[Any]) -> list[int]:
-        for row, sequence in zip(logits, sequences, strict=True):
-            seen[sequence.id, sequence.generated].append(hash(row.numpy().tobytes()))
-        return sample(logits, sequences)
-
-    monkeypatch.setattr(eager, "sample", recording)
-    return seen
-
-
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    yield
-    torch.set_num_threads(before)
-
-
-def exercise(engine: Any, prompts: Mapping[str, Sequence[int]], tokens: int) -> None:
-    """Run each prompt alone, in company that comes and goes, and resumed at every token."""
-    alone = {
-        name: run(engine, [request(name, ids, greedy(tokens))])[name].ids
-        for name, ids in prompts.items()
-    }
-    for join_every in (0, 1, 3):
-        # Lengths differ, so that the rows left behind are moved and odd numbers of them run.
-        company = [
-            request(name, ids, greedy(tokens - i % 3))
-            for i, (name, ids) in enumerate(prompts.items())
-        ]
-        run(engine, company, join_every=join_every)
-    for cut in range(1, tokens):
-        resumed = [
-            request(name, ids, greedy(cut + 1), generated_ids=tuple(alone[name][:cut]))
-            for name, ids in prompts.items()
-        ]
-        run(engine, resumed)
-        run(engine, resumed[cut % 2 :: 2], join_every=1)
-
-
-def differing(bits: Bits, tokens: int) -> list[tuple[str, int]]:
-    """Where the logits were not the same bits each time; none was met only once."""
-    assert {position for _, position in bits} == set(range(tokens))
-    assert min(len(times) for times in bits.values()) > 1
-    return [where for where, times in bits.items() if len(set(times)) > 1]
+    return recorded(monkeypatch)
 
 
 @pytest.mark.parametrize("kind", TINY)
@@ -245,8 +193,8 @@ def test_logits_are_the_same_bits_in_any_company(kind: str, bits: Bits) -> None:
     lengths = [*range(1, 9), 15, 16, 17, 18, 33, 63, 193, 207, 222, 240]
     prompts = {str(n): [dice.randrange(3, 256) for _ in range(n)] for n in lengths}
     with torch_threads(1):  # two would spend their time waiting for each other
-        exercise(engine, prompts, tokens=5)
-    assert not differing(bits, tokens=5)
+        met = exercise(engine, prompts, tokens=5)
+    assert not differing(bits, met)
 
 
 def test_logits_are_the_same_bits_in_a_long_context(bits: Bits) -> None:
@@ -256,8 +204,8 @@ def test_logits_are_the_same_bits_in_a_long_context(bits: Bits) -> None:
     lengths = (3, 250, 383, 500, 510, 513, 527, 730, 1037)
     prompts = {str(n): [dice.randrange(3, 256) for _ in range(n)] for n in lengths}
     with torch_threads(1):
-        exercise(engine, prompts, tokens=4)
-    assert not differing(bits, tokens=4)
+        met = exercise(engine, prompts, tokens=4)
+    assert not differing(bits, met)
 
 
 def test_logits_of_the_real_model_are_the_same_bits(
@@ -265,8 +213,8 @@ def test_logits_of_the_real_model_are_the_same_bits(
 ) -> None:
     prompts = {str(i): encoded[i] for i in (0, 1, 6, 12)}
     with torch_threads(1):
-        exercise(engine, prompts, tokens=3)
-    assert not differing(bits, tokens=3)
+        met = exercise(engine, prompts, tokens=3)
+    assert not differing(bits, met)
 
 
 @pytest.mark.parametrize("kind", [torch.nn.SiLU, torch.nn.GELU])

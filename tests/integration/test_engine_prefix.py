@@ -8,19 +8,37 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.support.engines import greedy, request, run, sampled, slot_engine
-from tests.support.models import NoText, tiny_gemma2, tiny_gemma3, tiny_gpt2, tiny_llama
+from tests.support.bits import Noted
+from tests.support.engines import greedy, native_engine, request, run, sampled, slot_engine
+from tests.support.logits import tokens
+from tests.support.models import (
+    NATIVE,
+    NoText,
+    native_llama,
+    tiny_gemma2,
+    tiny_gemma3,
+    tiny_gpt2,
+    tiny_llama,
+)
+from worker.engine import speculation
 from worker.engine.base import EngineRequest
 from worker.engine.blocks import BLOCK
+from worker.engine.cache import Step
 from worker.engine.decoder import PlainDecoder
 from worker.engine.transformers import TransformersEngine
 
-TINY: dict[str, Callable[[], Any]] = {
-    "llama": tiny_llama,
-    "gpt2": tiny_gpt2,
-    "gemma3": tiny_gemma3,
-    "gemma2": tiny_gemma2,
+Kind = tuple[Callable[..., TransformersEngine], Callable[[], Any]]
+"""How an engine is made, and its model."""
+EAGER: Kind = (slot_engine, tiny_llama)
+OURS: Kind = (native_engine, native_llama)
+TINY: dict[str, Kind] = {
+    "llama": EAGER,
+    "gpt2": (slot_engine, tiny_gpt2),
+    "gemma3": (slot_engine, tiny_gemma3),
+    "gemma2": (slot_engine, tiny_gemma2),
+    **{f"our {name}": (native_engine, build) for name, build in NATIVE.items()},
 }
+either = pytest.mark.parametrize("kind", [EAGER, OURS], ids=["eager", "ours"])
 PLENTY = 64 * 2**20
 
 
@@ -32,20 +50,24 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def no_drafts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is computed is counted."""
+    monkeypatch.setattr(speculation, "room", lambda streams: 0)
+
+
 class Watched:
     """An engine of which every drawn-from row of logits and every computed token is noted."""
 
-    def __init__(self, model: Any, prefix_bytes: int, **options: Any) -> None:
+    def __init__(self, kind: Kind, prefix_bytes: int, **options: Any) -> None:
+        make, build = kind
         decoder = options.pop("decoder", NoText())
-        self.engine: TransformersEngine = slot_engine(
-            model, decoder, eos_ids=[], prefix_bytes=prefix_bytes, **options
-        )
+        self.engine = make(build(), decoder, eos_ids=[], prefix_bytes=prefix_bytes, **options)
         self.logits: dict[tuple[str, int], int] = {}
         self.computed = 0
         self.cached: dict[str, int] = {}
         """What was told for each request, once."""
-        self._forward = self.engine._forward
-        self.engine._forward = self._note
+        self.engine._forward = Noted(self.engine._forward, self._note)
         self._step = self.engine.step
         self.engine.step = self._noted_step
 
@@ -53,8 +75,7 @@ class Watched:
         found = run(self.engine, requests, join_every=join_every)
         return {name: result.ids for name, result in found.items()}
 
-    def _note(self, steps: Any) -> Any:
-        logits = self._forward(steps)
+    def _note(self, steps: list[Step], logits: Any) -> None:
         running = {sequence.row: sequence for sequence in self.engine._running}
         for step, row in zip(steps, logits, strict=True):
             sequence = running[step.row]
@@ -63,7 +84,6 @@ class Watched:
                 key = (sequence.id, sequence.generated)
                 assert key not in self.logits, "a name twice"
                 self.logits[key] = hash(row.numpy().tobytes())
-        return logits
 
     def _noted_step(self) -> Any:
         outputs = self._step()
@@ -71,11 +91,6 @@ class Watched:
             assert output.id not in self.cached or not output.cached_tokens, "told twice"
             self.cached.setdefault(output.id, output.cached_tokens)
         return outputs
-
-
-def tokens(count: int, seed: int) -> list[int]:
-    dice = random.Random(seed)
-    return [dice.randrange(3, 256) for _ in range(count)]
 
 
 def conversations(engine: Watched, turns: int, join_every: int) -> None:
@@ -100,13 +115,12 @@ def conversations(engine: Watched, turns: int, join_every: int) -> None:
 @pytest.mark.parametrize("kind", TINY)
 @pytest.mark.parametrize("join_every", [0, 1, 3])
 def test_conversations_are_the_same_to_the_bit(kind: str, join_every: int) -> None:
-    model = TINY[kind]()
-    without = Watched(model, 0, slots=5)
+    without = Watched(TINY[kind], 0, slots=5)
     conversations(without, 4, join_every)
-    block = Watched(model, PLENTY, slots=5).engine._prefixes._block_bytes
+    block = Watched(TINY[kind], PLENTY, slots=5).engine._prefixes._block_bytes
     # With room for all, and with so little that what is used now drives out what was.
     for prefix_bytes in (PLENTY, 20 * block):
-        engine = Watched(model, prefix_bytes, slots=5)
+        engine = Watched(TINY[kind], prefix_bytes, slots=5)
         conversations(engine, 4, join_every)
         assert engine.logits == without.logits
         assert engine.engine.prefix_bytes <= prefix_bytes
@@ -119,8 +133,9 @@ def test_conversations_are_the_same_to_the_bit(kind: str, join_every: int) -> No
             assert engine.computed < 0.6 * without.computed
 
 
-def test_random_load_stays_in_its_bound_and_is_never_wrong() -> None:
-    model, dice = tiny_llama(), random.Random(8)
+@either
+def test_random_load_stays_in_its_bound_and_is_never_wrong(kind: Kind) -> None:
+    dice = random.Random(8)
     beginnings = [tokens(dice.randrange(1, 120), seed) for seed in range(6)]
     requests = [
         request(
@@ -131,12 +146,12 @@ def test_random_load_stays_in_its_bound_and_is_never_wrong() -> None:
         )
         for number in range(120)
     ]
-    without = Watched(model, 0)
+    without = Watched(kind, 0)
     expected = without.run(*requests, join_every=2)
     for blocks in (1, 7, 40):
-        engine = Watched(model, 0)
+        engine = Watched(kind, 0)
         bound = blocks * engine.engine._prefixes._block_bytes
-        engine = Watched(model, bound)
+        engine = Watched(kind, bound)
         assert engine.engine.kv_bytes == without.engine.kv_bytes + bound
         assert engine.run(*requests, join_every=2) == expected
         assert engine.logits == without.logits
@@ -144,8 +159,9 @@ def test_random_load_stays_in_its_bound_and_is_never_wrong() -> None:
         assert len(engine.engine._prefixes._index) <= blocks
 
 
-def test_a_repeated_prompt_is_computed_from_its_last_block_on() -> None:
-    engine = Watched(tiny_llama(), PLENTY)
+@either
+def test_a_repeated_prompt_is_computed_from_its_last_block_on(kind: Kind) -> None:
+    engine = Watched(kind, PLENTY)
     prompt = tokens(5 * BLOCK, 1)
     engine.run(request("first", prompt, greedy(1)))
     assert engine.cached["first"] == 0
@@ -157,8 +173,9 @@ def test_a_repeated_prompt_is_computed_from_its_last_block_on() -> None:
     assert engine.cached["other"] == 0
 
 
-def test_keys_share_nothing() -> None:
-    engine = Watched(tiny_llama(), PLENTY)
+@either
+def test_keys_share_nothing(kind: Kind) -> None:
+    engine = Watched(kind, PLENTY)
     prompt = tokens(100, 1)
     for number, salt in enumerate(("", "key-1", "key-2")):
         engine.run(request(f"{number} first", prompt, greedy(40), salt=salt))
@@ -167,38 +184,38 @@ def test_keys_share_nothing() -> None:
         assert engine.cached[f"{number} second"] == 6 * BLOCK
 
 
+@either
 @pytest.mark.parametrize("prefill_chunk", [32, 1000])
 @pytest.mark.parametrize("others", [0, 1])
 def test_prompts_that_come_together_share_what_the_first_one_computes(
-    prefill_chunk: int, others: int
+    kind: Kind, prefill_chunk: int, others: int
 ) -> None:
-    model = tiny_llama()
-    engine, without = Watched(model, PLENTY), Watched(model, 0)
+    engine = Watched(kind, PLENTY, prefill_chunk=prefill_chunk)
+    without = Watched(kind, 0, prefill_chunk=prefill_chunk)
     prompt = tokens(200, 1)
     requests = [request(f"alike {n}", [*prompt, n], greedy(3)) for n in range(5)]
     # With a stream that runs, prompts are computed in chunks.
     running = [request(f"other {n}", tokens(30, 7), greedy(60)) for n in range(others)]
     for each in (engine, without):
-        each.engine._prefill_chunk = prefill_chunk
         each.run(*running, *requests, join_every=others)
     assert engine.logits == without.logits
     assert [engine.cached[f"alike {n}"] for n in range(5)] == [0, 192, 192, 192, 192]
 
 
-def test_a_cache_too_small_for_what_is_shared_holds_nobody_up() -> None:
-    model = tiny_llama()
-    small = 2 * Watched(model, 0).engine._prefixes._block_bytes
-    engine, without = Watched(model, small), Watched(model, 0)
+@either
+def test_a_cache_too_small_for_what_is_shared_holds_nobody_up(kind: Kind) -> None:
+    small = 2 * Watched(kind, 0).engine._prefixes._block_bytes
+    engine, without = Watched(kind, small), Watched(kind, 0)
     requests = [request(str(n), [*tokens(200, 1), n], greedy(3)) for n in range(5)]
     assert engine.run(*requests) == without.run(*requests)
     assert engine.logits == without.logits
     assert engine.cached["4"] == 2 * BLOCK
 
 
-def test_what_a_cancelled_request_has_computed_is_kept() -> None:
+@either
+def test_what_a_cancelled_request_has_computed_is_kept(kind: Kind) -> None:
     """Also where its row was moved into another one's place before."""
-    model = tiny_llama()
-    engine = Watched(model, PLENTY, slots=3)
+    engine = Watched(kind, PLENTY, slots=3)
     prompts = {name: tokens(50, seed) for seed, name in enumerate("abc")}
     for name, ids in prompts.items():
         engine.engine.add(request(name, ids, greedy(100)))
@@ -208,7 +225,7 @@ def test_what_a_cancelled_request_has_computed_is_kept() -> None:
             said[output.id] += output.ids
     for name in "abc":
         engine.engine.cancel(name)
-    without = Watched(model, 0)
+    without = Watched(kind, 0)
     for name, ids in prompts.items():
         whole = [*ids, *said[name], 5]
         again = request(f"{name} again", whole, greedy(4))
@@ -217,8 +234,11 @@ def test_what_a_cancelled_request_has_computed_is_kept() -> None:
     assert all(engine.logits[key] == bits for key, bits in without.logits.items())
 
 
-def test_a_resumed_request_finds_prompt_and_output_and_tells_of_the_prompt_alone() -> None:
-    engine = Watched(tiny_llama(), PLENTY)
+@either
+def test_a_resumed_request_finds_prompt_and_output_and_tells_of_the_prompt_alone(
+    kind: Kind,
+) -> None:
+    engine = Watched(kind, PLENTY)
     prompt = tokens(40, 1)
     whole = engine.run(request("whole", prompt, sampled(60, seed=3)))["whole"]
     computed = engine.computed
@@ -230,7 +250,10 @@ def test_a_resumed_request_finds_prompt_and_output_and_tells_of_the_prompt_alone
     assert engine.cached["rest"] == 40
 
 
-def test_the_real_model_goes_on_with_what_it_has_said(real_model_folder: str) -> None:
+@pytest.mark.parametrize("make", [slot_engine, native_engine])
+def test_the_real_model_goes_on_with_what_it_has_said(
+    real_model_folder: str, make: Callable[..., TransformersEngine]
+) -> None:
     """A chat of three turns: text and bits as without, most of each prompt from the cache."""
     tokenizer = AutoTokenizer.from_pretrained(real_model_folder)
     model = AutoModelForCausalLM.from_pretrained(real_model_folder)
@@ -251,8 +274,9 @@ def test_the_real_model_goes_on_with_what_it_has_said(real_model_folder: str) ->
             known.append(engine.cached[name] * 100 // len(ids))
         return said, known
 
+    kind: Kind = (make, lambda: model)
     options = {"decoder": PlainDecoder(tokenizer), "context": 512, "slots": 2}
-    without, engine = Watched(model, 0, **options), Watched(model, PLENTY, **options)
+    without, engine = Watched(kind, 0, **options), Watched(kind, PLENTY, **options)
     expected, _ = chat(without)
     said, known = chat(engine)
     assert said == expected

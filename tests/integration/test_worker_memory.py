@@ -12,10 +12,11 @@ import pytest
 from shared.catalog import PathSource, add_model
 from shared.configuration import load_settings
 from shared.settings import Settings
-from tests.support.models import NoText, tiny_gemma3, tiny_gpt2, tiny_llama
+from tests.support.models import NoText, native_llama, tiny_gemma3, tiny_gpt2, tiny_llama
 from worker import memory
-from worker.engine.shape import kv_bytes
+from worker.engine.shape import kv_bytes, native_kv_bytes
 from worker.memory import Memory, Need
+from worker.models import context_of
 from worker.stock import Stock
 
 _MIB = 2**20
@@ -26,16 +27,27 @@ def test_the_cache_s_size_is_known_from_the_configuration(build: Any) -> None:
     from tests.support.engines import slot_engine
 
     for slots, context in ((8, 256), (3, 100), (1, 17)):
-        engine = slot_engine(build(), NoText(), slots=slots, context=context)
-        config = engine._model.config.get_text_config()
+        model = build()
+        engine = slot_engine(model, NoText(), slots=slots, context=context)
+        config = model.config.get_text_config()
         assert kv_bytes(config, slots, context, 4) == engine.kv_bytes
 
 
-@pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("bfloat16", 2)])
-def test_weights_count_in_the_numbers_they_are_computed_in(
-    tmp_path: Path, dtype: str, size: int
+@pytest.mark.parametrize(
+    ("build", "dtype", "size"),
+    [
+        (tiny_llama, "float32", 4),
+        (tiny_llama, "bfloat16", 2),
+        (tiny_llama, "auto", 4),
+        (native_llama, "bfloat16", 2),
+        (native_llama, "int8", 4),  # as they are loaded
+        (native_llama, "auto", 4),
+    ],
+)
+def test_weights_count_in_the_numbers_they_are_loaded_in(
+    tmp_path: Path, build: Any, dtype: str, size: int
 ) -> None:
-    model = tiny_llama()
+    model = build()
     model.save_pretrained(tmp_path / "tiny")
     settings = load_settings(
         data_dir=tmp_path, dtype=dtype, device="cpu", slots=8, prefix_cache_mb=3
@@ -44,6 +56,11 @@ def test_weights_count_in_the_numbers_they_are_computed_in(
     found = Stock(settings).need("tiny")
     assert found.weights == sum(each.numel() for each in model.parameters()) * size
     assert found.kv_at_once == (found.kv - 3 * _MIB) // 8
+    context = context_of(model.config, settings)
+    kv = kv_bytes(model.config, 8, context, size)
+    if build is native_llama and dtype != "bfloat16":
+        kv = native_kv_bytes(model.config, 8, context)
+    assert found.kv == kv + 3 * _MIB
     [entry] = [each for each in Stock(settings).entries() if each.name == "tiny"]
     assert entry.ready
     assert entry.memory == found.at_once

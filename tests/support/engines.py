@@ -8,6 +8,7 @@ from shared.errors import MiniVaultError
 from shared.events import FinishReason, TokenLogprobs
 from shared.grammars import byte_tokenizer
 from shared.job import SamplingParams
+from tests.support.kernels import native_forward
 from worker.engine import attention
 from worker.engine.base import Engine, EngineRequest
 from worker.engine.eager import EagerForward
@@ -29,15 +30,42 @@ def request(name: str, ids: Iterable[int], params: SamplingParams, **more: Any) 
 
 def slot_engine(model: Any, decoder: Any, **changes: Any) -> TransformersEngine:
     """An engine around a copy of `model` that uses our attention."""
+    options = options_of(model, decoder, **changes)
+    forward = eager_forward(model, slots=options["slots"], context=options["context"])
+    return TransformersEngine(forward, **options)
+
+
+def native_engine(
+    model: Any, decoder: Any, *, threads: int = 1, **changes: Any
+) -> TransformersEngine:
+    """An engine on our kernels, which must take `model`."""
+    options = options_of(model, decoder, **changes)
+    forward = native_forward(
+        model, slots=options["slots"], context=options["context"], threads=threads
+    )
+    return TransformersEngine(forward, **options)
+
+
+def options_of(model: Any, decoder: Any, **changes: Any) -> dict[str, Any]:
+    """What an engine is given beside its forward pass."""
+    return {
+        "decoder": decoder,
+        "vocabulary": Vocabulary(byte_tokenizer, decoder),
+        "eos_ids": [model.generation_config.eos_token_id],
+        "slots": 8,
+        "context": 256,
+        "prefill_chunk": 32,
+        "prefix_bytes": 0,
+        **changes,
+    }
+
+
+def eager_forward(model: Any, *, slots: int, context: int) -> EagerForward:
+    """A copy of `model` on our attention."""
     attention.register()
     model = copy.deepcopy(model)
     model.set_attn_implementation(attention.NAME)
-    eos = model.generation_config.eos_token_id
-    usual = {"slots": 8, "context": 256, "prefill_chunk": 32, "prefix_bytes": 0, "eos_ids": [eos]}
-    options = usual | changes
-    options.setdefault("vocabulary", Vocabulary(byte_tokenizer, decoder))
-    forward = EagerForward(model, slots=options["slots"], context=options["context"])
-    return TransformersEngine(forward, decoder=decoder, **options)
+    return EagerForward(model, slots=slots, context=context)
 
 
 class Collected:

@@ -142,8 +142,9 @@ class TransformersEngine:
             return
         successor = coming.result()
         for sequence in self._running:
-            successor.take_over(sequence.row, sequence.cached, self._forward.tensors)
-            sequence.kept = 0
+            if sequence.cached:
+                successor.take_over(sequence.row, sequence.cached, self._forward.tensors)
+                sequence.kept = self._context  # it rounds otherwise: for nobody else's prompt
         self._forward = successor
         self._prefixes = PrefixCache(successor.tensors, self._prefix_bytes)
 

@@ -13,11 +13,12 @@ _CHANGING_ROTATIONS: Final = frozenset({"dynamic", "longrope"})
 
 def takes(config: Any) -> bool:
     """Whether a model with this configuration, a transformers one, can be computed."""
+    if config.model_type not in _KINDS:  # others need not even have the fields
+        return False
     rotation = getattr(config, "rope_parameters", None) or {}
-    widths = (config.hidden_size, getattr(config, "intermediate_size", 1), head_size(config))
+    widths = (config.hidden_size, config.intermediate_size, head_size(config))
     return (
-        config.model_type in _KINDS
-        and config.hidden_act == "silu"
+        config.hidden_act == "silu"
         and all(width % _WIDTHS == 0 for width in widths)
         and rotation.get("rope_type", "default") not in _CHANGING_ROTATIONS
         and rotation.get("partial_rotary_factor", 1.0) == 1.0

@@ -18,6 +18,8 @@ from worker.engine.native.sampling import NativeSampler
 from worker.engine.native.weights import NativeWeights
 from worker.engine.sequence import Sequence
 
+_LARGEST: Final = torch.finfo(torch.float16).max
+
 
 class NativeForward:
     """Keys and values in half precision; each token costs what it needs, in any company.
@@ -111,11 +113,19 @@ class NativeForward:
             self._tensors[::2], self._tensors[1::2], tensors[::2], tensors[1::2], strict=True
         ):
             heads, size = keys.shape[1], keys.shape[3]
-            turned = old_keys[row, :, :whole].reshape(heads, -1, BLOCK, size).transpose(-1, -2)
-            keys[row, :, :whole].view(heads, -1, size, BLOCK).copy_(turned)
-            values[row, :, :whole] = old_values[row, :, :whole]
+            turned = _finite(old_keys[row, :, :whole]).view(heads, -1, BLOCK, size)
+            keys[row, :, :whole].view(heads, -1, size, BLOCK).copy_(turned.transpose(-1, -2))
+            values[row, :, :whole] = _finite(old_values[row, :, :whole])
 
 
 def columns_of(context: int) -> int:
     """Columns of a cache row for so many tokens."""
     return aligned(context, BLOCK)
+
+
+def _finite(numbers: Tensor) -> Tensor:
+    """What half precision can hold of them, as the kernels store it.
+
+    Infinity, with a weight of zero, would be no number.
+    """
+    return numbers.clamp(-_LARGEST, _LARGEST)
