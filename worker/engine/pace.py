@@ -13,7 +13,7 @@ _PADDED: Final = 1024
 _RAGGED: Final = 256
 """The same where those whose prompts are through go on in the same pass."""
 _LEAST: Final = 16
-_STRETCH: Final = 1.5
+_STRETCH: Final = 1.0
 """How much longer than a pass that only decodes one may take that prefills as well."""
 _YOUNG: Final = 8
 """Tokens that a stream has when its pace begins to count: before, its reader has just begun."""
