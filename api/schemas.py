@@ -39,7 +39,7 @@ DEFAULT_MAX_TOKENS: Final = 256
 MAX_MESSAGES: Final = 1_000
 
 _EXAMPLE: Final[JsonDict] = {
-    "prompt": "What is the capital of France?",
+    "prompt": "What is the capital of England?",
     "max_tokens": 64,
     "temperature": 0,
 }

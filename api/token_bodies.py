@@ -55,7 +55,7 @@ class TokenizeBody(BaseModel):
         extra="forbid",
         strict=True,
         json_schema_extra={
-            "examples": [{"prompt": "What is the capital of France?"}],
+            "examples": [{"prompt": "What is the capital of England?"}],
             **_COMBINATIONS,
         },
     )

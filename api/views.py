@@ -80,7 +80,7 @@ Logprobs = Annotated[
 class GenerateView(_View):
     id: str = Field(examples=["job-0123456789abcdef0123456789abcdef"])
     model: str = Field(examples=["smollm2-135m"])
-    response: str = Field(examples=["The capital of France is Paris."])
+    response: str = Field(examples=["The capital of England is London."])
     logprobs: Logprobs = None
     finish_reason: FinishReason
     usage: UsageView
@@ -98,7 +98,7 @@ class JobView(_View):
     status: Literal["queued", "running", "done", "failed", "cancelled"]
     response: str = Field(
         description="So far, or whole once the status is `done`.",
-        examples=["The capital of France is Paris."],
+        examples=["The capital of England is London."],
     )
     logprobs: Logprobs = None
     finish_reason: FinishReason | None

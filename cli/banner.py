@@ -13,7 +13,7 @@ from cli import console
 from shared.logging import get_logger
 from shared.settings import Settings
 
-_EXAMPLE: Final = {"prompt": "What is the capital of France?", "temperature": 0}
+_EXAMPLE: Final = {"prompt": "What is the capital of England?", "temperature": 0}
 
 
 def show_banner(settings: Settings, url: str) -> None:

@@ -20,7 +20,7 @@ from shared.settings import Settings
 _NO_TOOLS: Final = "No tools are called here."
 _EXAMPLE: Final[JsonDict] = {
     "model": "smollm2-135m",
-    "messages": [{"role": "user", "content": "What is the capital of France?"}],
+    "messages": [{"role": "user", "content": "What is the capital of England?"}],
     "temperature": 0,
 }
 _TOP_NEEDS_LOGPROBS: Final[JsonDict] = {

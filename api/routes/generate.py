@@ -42,7 +42,7 @@ _STREAM: Final[dict[str, Any]] = {
         EVENT_STREAM: EVENT_STREAM_CONTENT,
         PLAIN_TEXT: {
             "schema": {"type": "string"},
-            "example": "The capital of France is Paris.",
+            "example": "The capital of England is London.",
         },
     },
 }

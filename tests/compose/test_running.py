@@ -39,7 +39,7 @@ def test_the_readmes_curl_lines_work(stack: ComposeStack) -> None:
         job = job_in(done.stdout) or job
         answers.append(done.stdout)
     assert len(answers) >= 6
-    assert answers[0].strip() == "The capital of France is Paris."
+    assert answers[0].strip() == "The capital of England is London."
     assert sum("event: done" in answer for answer in answers) == 2  # a stream, and its resumption
 
 

@@ -43,8 +43,8 @@ def answer(stack: Stack, *turns: tuple[str, str], **fields: Any) -> httpx.Respon
 def test_turns_and_a_system_prompt_reach_the_model(stack: Stack) -> None:
     name = answer(
         stack,
-        ("user", "My name is Nils. What is the capital of France?"),
-        ("assistant", "The capital of France is Paris."),
+        ("user", "My name is Nils. What is the capital of England?"),
+        ("assistant", "The capital of England is London."),
         ("user", "What is my name?"),
     )
     assert "Nils" in name.json()["response"]
@@ -57,8 +57,8 @@ def test_turns_and_a_system_prompt_reach_the_model(stack: Stack) -> None:
 
 def test_one_question_is_a_prompt(stack: Stack) -> None:
     """The template makes of both the same tokens, and so the same text."""
-    one = answer(stack, ("user", "What is the capital of France?")).json()
-    body = {"prompt": "What is the capital of France?", "temperature": 0, "max_tokens": 40}
+    one = answer(stack, ("user", "What is the capital of England?")).json()
+    body = {"prompt": "What is the capital of England?", "temperature": 0, "max_tokens": 40}
     other = httpx.post(f"{stack.url}/generate", json=body, timeout=60).json()
     assert one["response"] == other["response"]
     assert one["usage"] == other["usage"] | {"cached_tokens": ANY}

@@ -20,8 +20,8 @@ STORY = "Tell me a story about a fox."
 ASK: list[Any] = [{"role": "user", "content": STORY}]
 TURNS: list[Any] = [
     {"role": "developer", "content": "You answer in one word."},
-    {"role": "user", "content": "What is the capital of France?"},
-    {"role": "assistant", "content": "Paris"},
+    {"role": "user", "content": "What is the capital of England?"},
+    {"role": "assistant", "content": "London"},
     {"role": "user", "content": [{"type": "text", "text": "And of Italy?"}]},
 ]
 

@@ -20,7 +20,7 @@ from tests.support.poll import until
 from tests.support.stack import MINIVAULT, Stack, is_alive, running_stack
 
 METRICS_PORT = 29_170  # and the next; no system hands these out by itself
-QUESTION = {"prompt": "What is the capital of France?", "temperature": 0}
+QUESTION = {"prompt": "What is the capital of England?", "temperature": 0}
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +39,14 @@ def folder(short_tmp: Path, request: pytest.FixtureRequest) -> Path:
 
 def test_it_answers(stack: Stack) -> None:
     answer = httpx.post(f"{stack.url}/generate", json=QUESTION, timeout=60).json()
-    assert "Paris" in answer["response"]
+    assert "London" in answer["response"]
 
 
 def test_the_commands_reach_it(stack: Stack) -> None:
     whole = stack.command("generate", QUESTION["prompt"], "--temperature", "0")
     streamed = stack.command("stream", QUESTION["prompt"], "--temperature", "0")
     assert (whole.returncode, whole.stderr) == (0, "")
-    assert "Paris" in whole.stdout
+    assert "London" in whole.stdout
     assert streamed.stdout == whole.stdout
     rows = until(lambda: json.loads(stack.command("history", "--json").stdout))
     assert rows[0]["prompt"] == QUESTION["prompt"]
@@ -245,7 +245,7 @@ def test_killed_processes_are_started_again_and_the_service_answers(folder: Path
                 what=f"a new {role}",
             )
             answer = stack.command("generate", QUESTION["prompt"], "--temperature", "0")
-            assert "Paris" in answer.stdout, stack.logs()
+            assert "London" in answer.stdout, stack.logs()
         assert stack.output.count("died (signal 9); starting it again ") == 3
 
 

@@ -167,34 +167,43 @@ def test_random_comings_and_goings_change_no_bit(kind: str, bits: Bits) -> None:
 def test_drafts_change_nothing_that_is_said(
     kind: str, bits: Bits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Greedy, drawn, to the context's end, and to a stop string or token amid a draft."""
-    model = NATIVE[kind]()
-    prompt = tokens(7, 3) * 4
+    """Right, partly right and wrong; up to the context's end, and beyond the end of an answer."""
+    model, prompt, dice = NATIVE[kind](), tokens(20, 3), random.Random(6)
+    whole = run(native_engine(model, NoText(), eos_ids=[]), [request("x", prompt, greedy(1000))])
+    likely = whole["x"].ids
     asked = [
         request("long", prompt, greedy(1000)),
         request("drawn", prompt, sampled(60, seed=2, temperature=0.3)),
         request("penalized", prompt, greedy(40, repetition_penalty=1.1)),
-        request("likely", prompt, sampled(40, seed=3, logprobs=2)),
+        request("told", prompt, greedy(40, logprobs=2)),
+        *(
+            request(f"stop {at}", prompt, greedy(100, stop=(f"<{likely[at]}>",)))
+            for at in range(20, 32)
+        ),
+        *(request(f"limit {count}", prompt, greedy(count)) for count in range(1, 9)),
     ]
 
-    def said(**changes: Any) -> dict[str, Any]:
-        engine = native_engine(model, NoText(), context=200, eos_ids=[], **changes)
-        found = {}
-        for each in asked:
-            [ended] = run(engine, [each]).values()
-            found[each.id] = (ended.ids, ended.text, ended.finish_reason, ended.logprobs)
-        return found
+    def said(prefix_bytes: int) -> list[Any]:
+        engine = native_engine(model, NoText(), eos_ids=likely[50:51], prefix_bytes=prefix_bytes)
+        ended = [run(engine, [each])[each.id] for each in asked]
+        return [(one.ids, one.text, one.finish_reason, one.logprobs) for one in ended]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(speculation, "room", lambda streams: 0)
+        expected = said(0)
+
+    def draft(sequence: Sequence, most: int) -> list[int]:
+        guessed = likely[sequence.generated :][
+            : min(most, sequence._limit - sequence.generated - 1)
+        ]
+        return [token if dice.random() < 0.7 else 3 + token % 250 for token in guessed]
 
     right: list[int] = []
+    monkeypatch.setattr(Sequence, "draft", draft)
     monkeypatch.setattr(Sequence, "verified", lambda self, drafted, count: right.append(count))
-    drafted = said()
+    for prefix_bytes in (0, 2**20):
+        assert said(prefix_bytes) == expected
     assert set(right) == {0, 1, 2, 3}
-    stops = [greedy(100, stop=(f"<{drafted['long'][0][at]}>",)) for at in range(20, 40)]
-    asked += [request(f"stop {n}", prompt, params) for n, params in enumerate(stops)]
-    with_stops = said(prefix_bytes=2**20)
-    monkeypatch.setattr(speculation, "room", lambda streams: 0)
-    assert said() == with_stops
-    assert with_stops.items() >= drafted.items()
     assert not differing(bits)
 
 

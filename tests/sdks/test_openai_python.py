@@ -12,7 +12,7 @@ from tests.sdks.conftest import Service
 from tests.support.poll import until
 
 MODEL = "smollm2-135m"
-CAPITAL: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
+CAPITAL: list[Any] = [{"role": "user", "content": "What is the capital of England?"}]
 STORY = "Tell me a long story about a fox."
 
 
@@ -34,7 +34,7 @@ def test_models(client: OpenAI) -> None:
 
 def test_chat_whole_and_streamed(client: OpenAI) -> None:
     whole = client.chat.completions.create(model=MODEL, messages=CAPITAL, temperature=0)
-    assert whole.choices[0].message.content == "The capital of France is Paris."
+    assert whole.choices[0].message.content == "The capital of England is London."
     assert whole.choices[0].finish_reason == "stop"
     chunks = list(
         client.chat.completions.create(
@@ -93,7 +93,7 @@ def test_n_stop_and_seed(client: OpenAI) -> None:
     stopped = client.chat.completions.create(
         model=MODEL, messages=CAPITAL, temperature=0, stop=[" is"]
     )
-    assert stopped.choices[0].message.content == "The capital of France"
+    assert stopped.choices[0].message.content == "The capital of England"
 
 
 def test_json_schema_is_parsed(client: OpenAI) -> None:

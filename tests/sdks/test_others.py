@@ -9,7 +9,7 @@ from tests.sdks.conftest import Service
 from tests.sdks.tools import OTHERS
 
 SCRIPTS = Path(__file__).parent / "others"
-ANSWER = "The capital of France is Paris."
+ANSWER = "The capital of England is London."
 
 
 def run(service: Service, *command: str, **environment: str) -> str:
@@ -52,6 +52,6 @@ def test_llm(service: Service, tmp_path: Path) -> None:
     }
     (tmp_path / "extra-openai-models.yaml").write_text(json.dumps([mine]))  # JSON is YAML
     (tmp_path / "keys.json").write_text(json.dumps({"mine": service.key}))
-    asked = ["-m", "mine", "-o", "temperature", "0", "What is the capital of France?"]
+    asked = ["-m", "mine", "-o", "temperature", "0", "What is the capital of England?"]
     answer = run(service, str(OTHERS / "llm"), *asked, LLM_USER_PATH=str(tmp_path))
     assert answer.strip() == ANSWER

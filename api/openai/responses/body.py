@@ -30,7 +30,7 @@ from shared.job import Message, SamplingParams, new_seed
 LOGPROBS: Final = "message.output_text.logprobs"
 
 _EXAMPLE: Final[JsonDict] = {
-    "input": "What is the capital of France?",
+    "input": "What is the capital of England?",
     "max_output_tokens": 64,
     "background": True,
 }

@@ -12,5 +12,5 @@ chat = ChatOpenAI(
     api_key=os.environ["KEY"],
     temperature=0,
 )
-pieces = [chunk.text for chunk in chat.stream("What is the capital of France?")]
+pieces = [chunk.text for chunk in chat.stream("What is the capital of England?")]
 json.dump([piece for piece in pieces if piece], sys.stdout)

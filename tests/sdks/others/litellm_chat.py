@@ -10,7 +10,7 @@ chunks = litellm.completion(
     model="openai/smollm2-135m",
     api_base=os.environ["SERVICE"],
     api_key=os.environ["KEY"],
-    messages=[{"role": "user", "content": "What is the capital of France?"}],
+    messages=[{"role": "user", "content": "What is the capital of England?"}],
     temperature=0,
     stream=True,
 )
