@@ -19,7 +19,7 @@ from tests.support.stack import Stack, running_stack
 
 PAGE = (Path(__file__).parents[2] / "docs" / "client.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```\n(?:```text\n(.*?)```)?", PAGE, re.DOTALL)
-STORY = {"prompt": "Tell me a story about a fox.", "temperature": 0, "max_tokens": 120}
+STORY = {"prompt": "Tell me a long story about a fox.", "temperature": 0, "max_tokens": 500}
 
 
 @pytest.fixture(scope="module")
