@@ -59,7 +59,7 @@ def _body(number: int, draw: random.Random) -> dict[str, Any]:
     body: dict[str, Any] = {
         "prompt": f"{prompt} ({number})" if not raw else f"({number}) {prompt}",
         "raw": raw,
-        "max_tokens": draw.randint(32, 96),
+        "max_tokens": draw.randint(200, 800),
         "temperature": 0,
     }
     if number % 2:

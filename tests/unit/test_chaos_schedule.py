@@ -42,7 +42,7 @@ def test_half_of_the_requests_are_greedy_and_the_rest_have_seeds() -> None:
     assert len(sampled) == 250
     assert all("seed" in request.body for request in sampled)
     assert len({request.body["prompt"] for request in asked}) == 500
-    assert {32 <= request.body["max_tokens"] <= 96 for request in asked} == {True}
+    assert {200 <= request.body["max_tokens"] <= 800 for request in asked} == {True}
 
 
 def test_outages_come_one_at_a_time_each_with_streams_of_its_own() -> None:
