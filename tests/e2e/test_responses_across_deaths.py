@@ -11,14 +11,16 @@ import pytest
 from openai import APIConnectionError
 from openai.types.responses import ResponseStreamEvent
 
+from cli.client import is_ready
 from tests.support.openai_sdk import sdk
+from tests.support.poll import until
 from tests.support.stack import Stack, running_stack
 
 MODEL = "smollm2-135m"
 STORY: dict[str, Any] = {
     "model": MODEL,
     "input": "Tell me a story about a fox.",
-    "max_output_tokens": 150,
+    "max_output_tokens": 400,
     "temperature": 0,
 }
 DEATHS = [(60, ["worker"]), (160, ["api"]), (280, ["worker", "api"])]
@@ -65,6 +67,7 @@ def test_every_event_comes_once_across_deaths_of_worker_and_api(
                                 os.kill(pid, signal.SIGKILL)
             except APIConnectionError:
                 time.sleep(0.1)  # as a client does; the loop has a deadline
+        until(lambda: is_ready(stack.url), seconds=60, what="readiness")  # the end may come first
         assert not deaths
         assert reconnections >= 2
         assert [event.sequence_number for event in events] == list(range(len(events)))

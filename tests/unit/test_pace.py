@@ -60,7 +60,7 @@ def test_little_until_both_costs_are_known(passes) -> None:
 @pytest.mark.parametrize(
     ("decode", "token", "budget"),
     [
-        (0.010, 0.0005, 30),  # a pass takes two and a half times as long as one without
+        (0.010, 0.0005, 20),  # a pass takes twice as long as one without
         (0.010, 0.0100, 16),  # never less than that
         (0.040, 0.0001, MOST),
     ],
@@ -72,7 +72,7 @@ def test_a_pass_that_prefills_takes_so_much_longer(decode, token, budget) -> Non
 
 def test_a_prompt_s_last_single_token_counts_as_decoding() -> None:
     pace = taught([(0, 0.010), (1, 0.010), (20, 0.020)])
-    assert pace.budget(OLD, ragged=True) == pytest.approx(30, abs=1)
+    assert pace.budget(OLD, ragged=True) == pytest.approx(20, abs=1)
 
 
 def test_one_slow_pass_changes_little_and_many_change_all() -> None:
@@ -87,4 +87,4 @@ def test_one_slow_pass_changes_little_and_many_change_all() -> None:
 
 def test_a_pass_quicker_than_decoding_alone_is_taken_for_free_not_for_less() -> None:
     pace = taught([(0, 0.010), (20, 0.020), (20, 0.001)])
-    assert 30 < pace.budget(OLD, ragged=True) < MOST
+    assert 20 < pace.budget(OLD, ragged=True) < MOST
