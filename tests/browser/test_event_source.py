@@ -109,7 +109,7 @@ def test_it_resumes_by_itself_and_ends(
         assert site.report() == {"ten": True}, "the first tokens"
         os.kill(stack.pid("api"), signal.SIGKILL)
         until(lambda: stack.pid("api"), what="another API")
-        os.kill(stack.pid("worker"), signal.SIGKILL)
+        stack.strike("worker")
         seen = site.report()  # EventSource has given up: the answer to its last question was 204
     events = seen["events"]
     assert [event["id"] for event in events if event["id"]] == [

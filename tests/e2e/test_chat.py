@@ -1,8 +1,6 @@
 """Conversations with the real model, through deaths of everything."""
 
 import json
-import os
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,7 +114,7 @@ def test_an_answer_goes_on_through_the_deaths_of_worker_and_api(stack: Stack, st
     with begin(stack) as person:
         for role in ("worker", "api"):
             wait_for_more(state)
-            os.kill(stack.pid(role), signal.SIGKILL)
+            stack.strike(role)
         until(lambda: not is_underway(state), seconds=120, what="the end of the answer")
         person.wait_for("> ", seconds=30)
         person.type("\x04")

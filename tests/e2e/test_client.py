@@ -69,7 +69,7 @@ def test_a_program_that_waits_and_one_that_awaits_survive_the_api_and_the_worker
             stream = client.stream(**STORY)
             async for event in stream:
                 if len(numbers) == 5:
-                    kill_whole(worker)
+                    stack.strike("worker")
                 resumed |= isinstance(event, Resumed)
                 numbers += [event.seq] if event.seq else []
             return stream.text, numbers, resumed

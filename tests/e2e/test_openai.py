@@ -1,7 +1,5 @@
 """The official SDK against a whole stack with the real model: where the text matters."""
 
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -112,7 +110,7 @@ def test_a_stream_outlives_its_worker(stack: Stack, client: OpenAI) -> None:
     for chunk in chunks:
         said += chunk.choices[0].delta.content or ""
         if len(said) > 50 and not killed:
-            os.kill(stack.pid("worker"), signal.SIGKILL)
+            stack.strike("worker")
             killed = True
     assert killed
     assert said == undisturbed

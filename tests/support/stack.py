@@ -94,6 +94,19 @@ class Stack:
                 return process.pid or 0
         return 0
 
+    def strike(self, role: str) -> None:
+        """Kill a role's process and what it has forked, if it runs.
+
+        A worker's fork would go on for a while when only its parent is killed, and end a short
+        job in that time.
+        """
+        with suppress(psutil.NoSuchProcess):
+            if not (pid := self.pid(role)):
+                return
+            process = psutil.Process(pid)
+            for each in [process, *process.children()]:
+                each.kill()
+
     def processes(self) -> list[psutil.Process]:
         """The supervisor and everything it has started."""
         supervisor = psutil.Process(self.supervisor.pid)
