@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from cli.client import AsyncClient, Client, Resumed, Token
@@ -21,13 +20,6 @@ from tests.support.stack import Stack, running_stack
 PAGE = (Path(__file__).parents[2] / "docs" / "client.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```\n(?:```text\n(.*?)```)?", PAGE, re.DOTALL)
 STORY = {"prompt": "Tell me a long story about a fox.", "temperature": 0, "max_tokens": 500}
-
-
-def kill_whole(pid: int) -> None:
-    """A worker and the process that computes, which would use its grace to come to an end."""
-    worker = psutil.Process(pid)
-    for process in [*worker.children(recursive=True), worker]:
-        process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +53,7 @@ def test_a_program_that_waits_and_one_that_awaits_survive_the_api_and_the_worker
                 break
         os.kill(stack.pid("api"), signal.SIGKILL)
         assert stream.answer().response == whole
-    worker = until(lambda: stack.pid("worker"), what="the worker")  # to ask takes its time
+    until(lambda: stack.pid("worker"), what="the worker")
 
     async def follow() -> tuple[str, list[int], bool]:
         numbers, resumed = [], False
