@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import BinaryIO
 
 import msgspec
@@ -84,7 +84,7 @@ def run(
             if output.text:
                 stream.arrivals.append(time.perf_counter())
             if output.finish_reason is not None:
-                stream.failed = not stream.arrivals
+                stream.failed = output.finish_reason == "error" or not stream.arrivals
                 running.discard(output.id)
 
 
@@ -104,14 +104,18 @@ def _add(model: LoadedModel, id_: str, ask: Ask) -> int:
     return len(prompt_ids)
 
 
-def main() -> None:
-    orders, answers = sys.stdin.buffer, _own_stdout()
-    model = load(load_settings(), prefix_cache=True)
+def serve(model: LoadedModel, orders: Iterable[bytes], answers: BinaryIO) -> None:
+    """Run each order, a line of JSON, and answer with a line of streams."""
     for line in orders:
         order = msgspec.json.decode(line, type=Order)
         streams = run(model, order.asks, concurrency=order.concurrency, seconds=order.seconds)
         answers.write(msgspec.json.encode(streams) + b"\n")
         answers.flush()
+
+
+def main() -> None:
+    orders, answers = sys.stdin.buffer, _own_stdout()
+    serve(load(load_settings(), prefix_cache=True), orders, answers)
 
 
 def _own_stdout() -> BinaryIO:

@@ -68,7 +68,7 @@ def test_a_program_that_waits_and_one_that_awaits_survive_the_api_and_the_worker
 
     text, numbers, resumed = asyncio.run(follow())
     assert (text, numbers) == (whole, list(range(1, len(numbers) + 1)))
-    assert resumed
+    assert resumed, (len(numbers), len(whole))
 
 
 def test_the_library_brings_no_service_along() -> None:

@@ -9,7 +9,9 @@ import pytest
 from openai import APIConnectionError
 from openai.types.responses import ResponseStreamEvent
 
+from cli.client import is_ready
 from tests.support.openai_sdk import sdk
+from tests.support.poll import until
 from tests.support.stack import Stack, running_stack
 
 MODEL = "smollm2-135m"
@@ -62,6 +64,7 @@ def test_every_event_comes_once_across_deaths_of_worker_and_api(
                             stack.strike(role)
             except APIConnectionError:
                 time.sleep(0.1)  # as a client does; the loop has a deadline
+        until(lambda: is_ready(stack.url), seconds=60, what="readiness")  # the end may come first
         assert not deaths
         assert reconnections >= 2
         assert [event.sequence_number for event in events] == list(range(len(events)))

@@ -6,8 +6,6 @@ import json
 import threading
 import time
 
-import pytest
-
 from bench.drivers import minivault, openai, wire
 from bench.drivers.openai import OpenAI
 from bench.workload import Ask, at_once
@@ -152,18 +150,18 @@ def test_requests_keep_to_the_concurrency_and_come_back_in_order():
 def test_what_is_due_later_counts_from_then_on():
     asks = [Ask("now", 1, raw=True), Ask("then", 1, at=0.3, raw=True)]
     with Peer() as peer:
+        began = time.perf_counter()
         now, then = OpenAI(peer.url, "m").run(asks)
-    assert then.started - now.started == pytest.approx(0.3, abs=0.05)
+    assert then.started - began >= 0.3 >= then.started - now.started
     assert then.arrivals[0] >= then.started
     assert [path for path, _ in peer.bodies] == [b"/v1/completions"] * 2
 
 
 def test_nothing_is_sent_after_the_time():
     with Peer() as peer:
-        began = time.perf_counter()
-        streams = OpenAI(peer.url, "m").run(at_once(["x"] * 1000, 1), concurrency=2, seconds=0.2)
+        streams = OpenAI(peer.url, "m").run(at_once(["x"] * 1000, 1), concurrency=2, seconds=0.5)
     assert 2 <= len(streams) < 1000
-    assert all(stream.started - began < 1 for stream in streams)
+    assert max(stream.started for stream in streams) - streams[0].started < 0.5
 
 
 def test_nobody_there_is_a_failed_stream():
