@@ -63,6 +63,10 @@ def test_each_process_has_a_port_for_its_metrics(stack: Stack) -> None:
 
 
 def test_status_tells_what_runs(stack: Stack) -> None:
+    until(  # the streams before have ended, which a worker tells with its next heartbeat
+        lambda: not any(each.get("running") for each in stack.status()["processes"]),
+        what="an idle worker",
+    )
     result = stack.command("status", "--json")
     assert result.returncode == 0
     status = json.loads(result.stdout)
