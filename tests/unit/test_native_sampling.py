@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from shared.grammars import byte_tokenizer
 from shared.job import Grammar, GrammarKind, SamplingParams
+from tests.support.kernels import loaded
 from tests.support.models import NoText
-from tests.support.native import sampler_library
 from worker.engine import sampler
 from worker.engine.base import EngineRequest
 from worker.engine.constraint import Constraint, Constraints
 from worker.engine.fake import CodePoints
-from worker.engine.native import sampling
+from worker.engine.native import isa, sampling
 from worker.engine.native.sampling import NativeSampler
 from worker.engine.sequence import Sequence
 from worker.engine.vocabulary import Vocabulary
@@ -41,9 +41,7 @@ def sequence(seed: int = 0, prompt: tuple[int, ...] = (1, 2), **params: Any) -> 
 
 
 def native(logits: torch.Tensor, sequences: list[Sequence], **options: Any) -> list[int]:
-    return NativeSampler(sampler_library(), rows=len(sequences), **options).sample(
-        logits, sequences
-    )
+    return NativeSampler(loaded(), rows=len(sequences), **options).sample(logits, sequences)
 
 
 def logits(size: int, seed: int = 5, scale: float = 3) -> torch.Tensor:
@@ -146,7 +144,7 @@ def test_draws_are_spread_as_the_distribution_says(params: dict[str, Any]) -> No
     """Draws at even distances: no token's share may be off by more than a draw at each end."""
     count, size = 8000, 900
     row = logits(size)
-    library = NativeSampler(sampler_library(), rows=1)
+    library = NativeSampler(loaded(), rows=1)
     target = sequence(**params)
     seen: Counter[int] = Counter()
     for i in range(count):
@@ -286,13 +284,13 @@ def test_a_row_is_drawn_alike_in_any_company_and_in_any_order() -> None:
     assert shared == [7]
 
 
-@pytest.mark.parametrize("flags", [("-mno-avx512f",), ("-mno-avx",)])
-def test_narrower_machines_choose_the_same(flags: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("level", isa.of_this_machine(), ids=lambda level: level.name)
+def test_narrower_machines_choose_the_same(level: isa.Level) -> None:
     """Logits, as they are left behind, show all weights."""
     params = {"temperature": 0.8, "top_p": 0.95}
     for seed in range(5):
         wide, narrow = logits(1000, seed), logits(1000, seed)
         chosen = native(wide, [sequence(seed, **params)])
-        library = NativeSampler(sampler_library(*flags), rows=1)
+        library = NativeSampler(loaded(level), rows=1)
         assert library.sample(narrow, [sequence(seed, **params)]) == chosen
         assert torch.equal(wide, narrow)

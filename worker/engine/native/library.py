@@ -71,6 +71,10 @@ _FUNCTIONS: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
         c_int,
         (c_void_p, c_void_p, c_void_p, c_int, c_void_p, c_void_p, c_int, c_void_p, c_int64),
     ),
+    "mv_sample": (
+        None,
+        (c_void_p, c_int64, c_int32, c_int32, c_void_p, c_void_p, c_void_p, c_void_p),
+    ),
 }
 """Name → (result, arguments). ctypes would take any other call for right."""
 

@@ -15,18 +15,6 @@ from worker.engine.sequence import Sequence
 _ROW: Final = struct.Struct("@4d2i3f3i5P")
 """`mv_sampling` in src/sampler.h."""
 
-_Sample: Final = ctypes.CFUNCTYPE(
-    None,
-    ctypes.c_void_p,  # logits
-    ctypes.c_int64,  # stride
-    ctypes.c_int32,  # rows
-    ctypes.c_int32,  # vocab
-    ctypes.c_void_p,  # sampling
-    ctypes.c_void_p,  # tokens
-    ctypes.c_void_p,  # run
-    ctypes.c_void_p,  # pool
-)
-
 
 class NativeSampler:
     """What `worker.engine.sampler.sample` does, on a CPU and without torch's cost for each row."""
@@ -39,7 +27,7 @@ class NativeSampler:
         `run` and `pool` are the addresses of an `mv_run` and of its first argument: threads that
         share the rows among them.
         """
-        self._sample = _Sample(("mv_sample", library))
+        self._sample = library.mv_sample
         self._run, self._pool = run, pool
         self._packed = bytearray(_ROW.size * rows)
         self._tokens = (ctypes.c_int32 * rows)()
