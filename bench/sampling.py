@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -19,6 +20,7 @@ from transformers import AutoTokenizer
 from shared.job import SamplingParams
 from worker.engine.base import EngineRequest
 from worker.engine.decoder import Decoder, LibraryDecoder, PlainDecoder, decoder_of
+from worker.engine.native.library import load
 from worker.engine.native.sampling import NativeSampler
 from worker.engine.sampler import sample
 from worker.engine.sequence import Sequence
@@ -102,7 +104,7 @@ def main(library: str, folder: str) -> None:
     torch.set_num_threads(1)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = tokenizer(__doc__)["input_ids"]
-    _draws(ctypes.CDLL(library), decoder_of(tokenizer))
+    _draws(load(Path(library)), decoder_of(tokenizer))
     decoders: dict[str, Decoder] = {
         "transformers'": PlainDecoder(tokenizer),
         "the library's": LibraryDecoder(tokenizer.backend_tokenizer),
