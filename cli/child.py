@@ -62,7 +62,7 @@ class Child:
                     stdout=output,
                     stderr=output,
                     pass_fds=(self._inherited,),
-                    start_new_session=True,
+                    process_group=0,
                 )
         except OSError as error:
             raise StackError(f"{self.name} can't be started: {error}") from error

@@ -16,6 +16,11 @@ def text(blocks: list[int], rest: int = 0) -> list[int]:
     return [token for block in blocks for token in [block] * BLOCK] + [9] * rest
 
 
+def whole(index: BlockIndex, salt: str, tokens: list[int]) -> int:
+    """How many blocks of a text are known to their ends."""
+    return index.find(salt, tokens)[1] // BLOCK
+
+
 @settings(deadline=None)
 @given(st.integers(0, 9), CALLS)
 def test_what_it_finds_is_what_was_stored_there_last(capacity: int, calls: list) -> None:
@@ -33,13 +38,18 @@ def test_what_it_finds_is_what_was_stored_there_last(capacity: int, calls: list)
                 assert there + len(added) == min(len(blocks), capacity)
             else:
                 assert not added
-        found = index.find(salt, tokens)
+        found, length = index.find(salt, tokens)
+        assert len(found) == -(-length // BLOCK)
         for end, number in enumerate(found, start=1):
-            assert truth[number] == (salt, tokens[: end * BLOCK])
+            held_salt, held = truth[number]
+            assert held_salt == salt
+            assert len(held) == end * BLOCK
+            right = min(length, end * BLOCK)
+            assert held[:right] == tokens[:right]
         assert all(0 <= number < capacity for number in truth)
         assert len(index) <= capacity
         if inserts and known <= there:
-            assert len(found) == min(len(blocks), capacity)
+            assert length // BLOCK == min(len(blocks), capacity)
 
 
 @settings(deadline=None)
@@ -55,7 +65,7 @@ def test_where_there_is_room_nothing_is_forgotten(calls: list) -> None:
             (end for end in range(len(blocks) + 1) if (salt, tuple(blocks[:end])) in stored),
             default=0,
         )
-        assert len(index.find(salt, text(blocks, rest))) == longest
+        assert whole(index, salt, text(blocks, rest)) == longest
     assert len(index) == len(stored)
 
 
@@ -65,9 +75,9 @@ def test_the_least_recently_used_text_goes_from_its_end() -> None:
     index.insert("", text([4, 5, 6]), 0)
     index.find("", text([1, 2]))
     index.insert("", text([7, 8]), 0)
-    assert len(index.find("", text([4, 5, 6]))) == 2  # first 3 had gone, then 6
-    assert len(index.find("", text([1, 2, 3]))) == 2
-    assert len(index.find("", text([7, 8]))) == 2
+    assert whole(index, "", text([4, 5, 6])) == 2  # first 3 had gone, then 6
+    assert whole(index, "", text([1, 2, 3])) == 2
+    assert whole(index, "", text([7, 8])) == 2
 
 
 def test_a_beginning_that_is_in_use_outlives_what_follows_it() -> None:
@@ -75,7 +85,7 @@ def test_a_beginning_that_is_in_use_outlives_what_follows_it() -> None:
     index = BlockIndex(4)
     for question in range(10, 30):
         index.insert("", text([1, 2, question]), 0)
-        assert len(index.find("", text([1, 2, question]))) == 3
+        assert whole(index, "", text([1, 2, question])) == 3
 
 
 def test_a_text_whose_beginning_has_gone_is_not_stored() -> None:
@@ -83,12 +93,32 @@ def test_a_text_whose_beginning_has_gone_is_not_stored() -> None:
     index.insert("", text([1, 2]), 0)
     index.insert("", text([3, 4, 5]), 0)
     assert index.insert("", text([1, 2, 6]), 2) == (0, [])
-    assert len(index.find("", text([3, 4, 5]))) == 3
+    assert whole(index, "", text([3, 4, 5])) == 3
 
 
 def test_salts_share_nothing() -> None:
     index = BlockIndex(10)
     index.insert("a", text([1, 2]), 0)
-    assert index.find("b", text([1, 2])) == []
-    assert index.find("", text([1, 2])) == []
-    assert len(index.find("a", text([1, 2]))) == 2
+    assert index.find("b", text([1, 2])) == ([], 0)
+    assert index.find("", text([1, 2])) == ([], 0)
+    assert whole(index, "a", text([1, 2])) == 2
+
+
+def test_of_the_newest_that_follows_as_much_is_found_as_is_right() -> None:
+    index = BlockIndex(10)
+    template = [5] * BLOCK + [6] * 11
+    index.insert("", [*template, 1, 1, 1, 1, 1], 0)
+    index.insert("", [*template, 2, 2, 2, 2, 2], 0)
+    assert index.find("", [*template, 3, 3]) == ([0, 2], BLOCK + 11)
+    assert index.find("", [*template, 2, 2, 3]) == ([0, 2], BLOCK + 13)
+    assert index.find("", template) == ([0, 2], BLOCK + 11)
+    assert index.find("", [*[5] * BLOCK, 7]) == ([0], BLOCK)
+    assert index.find("", [5] * 9) == ([0], 9)
+
+
+def test_what_has_gone_is_found_in_no_part() -> None:
+    index = BlockIndex(2)
+    index.insert("", text([1, 2]), 0)
+    index.insert("", text([3, 4]), 0)
+    assert index.find("", [1] * 9) == ([], 0)
+    assert index.find("", [*text([3]), 4, 4]) == ([0, 1], BLOCK + 2)

@@ -11,6 +11,9 @@ from typing import Final, NamedTuple, TypeAlias
 BLOCK: Final = 16
 """Tokens that are kept and dropped together."""
 
+_PACKED: Final = "I"
+"""How `array` packs a token."""
+
 _Key: TypeAlias = tuple[str | int, bytes]
 """What stands before, and the block's own tokens: compared, not hashed to something shorter."""
 
@@ -28,6 +31,9 @@ class BlockIndex:
     A block is found under the one before it; the first of a text under the text's salt, so texts
     of different salts share none. Whoever uses a block has used those before it a moment later:
     the oldest is a leaf, always, and can go without leaving others behind that nothing leads to.
+
+    Prompts part in the middle of a block, most of them where a chat's template ends. So of those
+    that could follow, the newest is looked at for how far it is right.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -35,16 +41,27 @@ class BlockIndex:
         self.capacity = capacity
         self._free = list(range(capacity - 1, -1, -1))
         self._blocks: OrderedDict[_Key, _Block] = OrderedDict()
+        self._newest: dict[str | int, _Key] = {}
+        """Of the blocks under the same one, or under the same salt, which came last."""
         self._serials = count()
 
     def __len__(self) -> int:
         return len(self._blocks)
 
-    def find(self, salt: str, tokens: Sequence[int]) -> list[int]:
-        """Numbers of the blocks that hold the longest known beginning of `tokens`."""
-        keys, numbers, _ = self._walk(salt, _pieces(tokens))
+    def find(self, salt: str, tokens: Sequence[int]) -> tuple[list[int], int]:
+        """Numbers of the blocks that hold a known beginning of `tokens`, and how long that is.
+
+        All but the last block are right to their ends.
+        """
+        keys, numbers, before = self._walk(salt, _pieces(tokens))
+        known = len(keys) * BLOCK
+        newest = self._newest.get(before)
+        if newest is not None and (right := _common(newest[1], tokens[known : known + BLOCK])):
+            keys.append(newest)
+            numbers.append(self._blocks[newest].number)
+            known += right
         self._use(keys)
-        return numbers
+        return numbers, known
 
     def insert(self, salt: str, tokens: Sequence[int], known: int) -> tuple[int, list[int]]:
         """Make room for the whole blocks of `tokens`, of which the first `known` were there.
@@ -62,13 +79,16 @@ class BlockIndex:
         self._use(keys)  # none of these makes room for the others
         missing = pieces[len(numbers) :]
         for _ in range(len(missing) - len(self._free)):
-            _, dropped = self._blocks.popitem(last=False)
+            key, dropped = self._blocks.popitem(last=False)
             self._free.append(dropped.number)
+            if self._newest.get(key[0]) == key:
+                del self._newest[key[0]]
         added = []
         for piece in missing:
             block = _Block(self._free.pop(), next(self._serials))
             keys.append((before, piece))
             self._blocks[keys[-1]] = block
+            self._newest[before] = keys[-1]
             added.append(block.number)
             before = block.serial
         self._use(keys)
@@ -93,8 +113,18 @@ class BlockIndex:
             self._blocks.move_to_end(key)
 
 
+def _common(piece: bytes, tokens: Sequence[int]) -> int:
+    """How many leading tokens of a block and of others are the same."""
+    count = 0
+    for own, other in zip(array(_PACKED, piece), tokens, strict=False):
+        if own != other:
+            break
+        count += 1
+    return count
+
+
 def _pieces(tokens: Sequence[int]) -> list[bytes]:
-    packed = array("I", tokens)
+    packed = array(_PACKED, tokens)
     whole = len(packed) - len(packed) % BLOCK
     raw, size = packed.tobytes(), packed.itemsize * BLOCK
     return [raw[at : at + size] for at in range(0, whole * packed.itemsize, size)]

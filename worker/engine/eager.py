@@ -31,7 +31,7 @@ class EagerForward:
 
     @property
     def tensors(self) -> list[Tensor]:
-        return self._cache.tensors
+        return [each.unsqueeze(0) for each in self._cache.tensors]
 
     @property
     def vocabulary(self) -> int:

@@ -24,9 +24,10 @@ class Forward(Protocol):
 
     @property
     def tensors(self) -> list[Tensor]:
-        """Keys and values of each layer, in turn: [rows, heads, columns, head size].
+        """Keys and values, [layers, rows, heads, columns, head size]: all in one, or in pieces.
 
-        What lies in 16 columns, beginning at a multiple of 16, may be arranged in another way.
+        A model's layer is two of these: its keys, then its values. What lies in 16 columns,
+        beginning at a multiple of 16, may be arranged in another way.
         """
         ...
 

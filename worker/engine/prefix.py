@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import torch
@@ -24,9 +24,9 @@ class PrefixCache:
     """
 
     def __init__(self, slots: Sequence[Tensor], max_bytes: int) -> None:
-        """`slots`: keys and values of all layers, each [rows, heads, columns, head size]."""
+        """`slots`: keys and values, each [layers, rows, heads, columns, head size]."""
         self._device = slots[0].device
-        self._block_bytes = sum(each[0, :, :BLOCK].nbytes for each in slots)
+        self._block_bytes = sum(each[:, 0, :, :BLOCK].nbytes for each in slots)
         self._index = BlockIndex(max_bytes // self._block_bytes)
         self._stores = [(each, self._store(each)) for each in slots if self._index.capacity]
 
@@ -40,27 +40,23 @@ class PrefixCache:
         """What of it holds blocks. From any thread."""
         return len(self._index) * self._block_bytes
 
-    @torch.inference_mode()
     def recall(self, salt: str, tokens: Sequence[int], row: int, there: int) -> int:
         """Put into a slot what is known of the beginning of `tokens`.
 
         `there` leading tokens are in the slot already. The last token is always left to be
-        computed: somebody wants the logits behind it.
+        computed: somebody wants the logits behind it. Columns behind what is known may be written
+        to: they hold nothing yet.
 
         Returns:
             How many leading tokens are in the slot now.
         """
-        numbers = self._index.find(salt, tokens[:-1])
-        first, end = there // BLOCK, len(numbers)
-        if end * BLOCK <= there:
+        numbers, known = self._index.find(salt, tokens[:-1])
+        if known <= there:
             return there
-        wanted = torch.tensor(numbers[first:], device=self._device)
-        for slots, store in self._stores:
-            for at, blocks in _pieces(wanted, _blocks(slots, row, first, end)):
-                blocks.copy_(store.index_select(0, at))
-        return end * BLOCK
+        first = there // BLOCK
+        self._copy(numbers[first:], row, first, into_slot=True)
+        return known
 
-    @torch.inference_mode()
     def keep(self, salt: str, tokens: Sequence[int], row: int, kept: int) -> None:
         """Store what a slot holds of `tokens`, all of which are in it, in whole blocks.
 
@@ -68,28 +64,35 @@ class PrefixCache:
         nothing is stored.
         """
         first, numbers = self._index.insert(salt, tokens, kept // BLOCK)
-        if not numbers:
-            return
-        added = torch.tensor(numbers, device=self._device)
+        if numbers:
+            self._copy(numbers, row, first, into_slot=False)
+
+    @torch.inference_mode()
+    def _copy(self, numbers: Sequence[int], row: int, first: int, *, into_slot: bool) -> None:
+        """Between the stored blocks of these numbers and a slot's, from its block `first` on."""
         for slots, store in self._stores:
-            for at, blocks in _pieces(added, _blocks(slots, row, first, first + len(numbers))):
-                store.index_copy_(0, at, blocks)
+            blocks = _blocks(slots, row, first, first + len(numbers))
+            if self._device.type == "cpu":
+                together = max(1, _UNSHARED // blocks[0, 0].numel())
+                for at, number in enumerate(numbers):
+                    own, stored = blocks[:, at].split(together), store[:, number].split(together)
+                    for a, b in zip(own, stored, strict=True):
+                        a.copy_(b) if into_slot else b.copy_(a)
+                continue
+            index = torch.tensor(numbers, device=self._device)
+            if into_slot:
+                blocks.copy_(store.index_select(1, index))
+            else:
+                store.index_copy_(1, index, blocks)
 
     def _store(self, slots: Tensor) -> Tensor:
-        """Room for blocks of these, [blocks, heads, BLOCK, head size]."""
-        return allocate((self._index.capacity, slots.shape[1], BLOCK, slots.shape[3]), slots)
+        """Room for blocks of these, [layers, blocks, heads, BLOCK, head size]."""
+        layers, _, heads, _, size = slots.shape
+        return allocate((layers, self._index.capacity, heads, BLOCK, size), slots)
 
 
 def _blocks(slots: Tensor, row: int, first: int, end: int) -> Tensor:
-    """A part of a slot as [blocks, heads, BLOCK, head size], in place."""
-    part = slots[row, :, first * BLOCK : end * BLOCK]
-    heads, _, size = part.shape
-    return part.view(heads, end - first, BLOCK, size).transpose(0, 1)
-
-
-def _pieces(numbers: Tensor, blocks: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Both, so many at a time as are copied best."""
-    together = len(numbers)
-    if numbers.device.type == "cpu":
-        together = max(1, _UNSHARED // blocks[0].numel())
-    return zip(torch.split(numbers, together), torch.split(blocks, together), strict=True)
+    """A part of a slot as [layers, blocks, heads, BLOCK, head size], in place."""
+    part = slots[:, row, :, first * BLOCK : end * BLOCK]
+    layers, heads, _, size = part.shape
+    return part.view(layers, heads, end - first, BLOCK, size).transpose(1, 2)

@@ -237,7 +237,7 @@ class TransformersEngine:
         sequence.cached = self._prefixes.recall(sequence.salt, sequence.tokens, sequence.row, there)
         if sequence.cached > there:
             sequence.recalled += sequence.cached - there
-            sequence.kept = sequence.cached
+            sequence.kept = max(sequence.kept, sequence.cached // BLOCK * BLOCK)
 
     def _keep(self, sequence: Sequence, at_least: int) -> None:
         """Store what has been computed since the last time, once it is so many tokens."""

@@ -36,12 +36,12 @@ class NativeForward:
     def __init__(self, weights: NativeWeights, *, slots: int) -> None:
         self._weights = weights
         like = torch.empty(0, dtype=torch.float16)
-        shape = (slots, weights.kv_heads, weights.columns, weights.size)
-        self._tensors = [allocate(shape, like) for _ in range(2 * weights.layers)]
+        shape = (2 * weights.layers, slots, weights.kv_heads, weights.columns, weights.size)
+        self._stored = allocate(shape, like)
         self._caches = (library.LayerCache * weights.layers)(
             *(
                 library.LayerCache(keys=keys.data_ptr(), values=values.data_ptr())
-                for keys, values in zip(self._tensors[::2], self._tensors[1::2], strict=True)
+                for keys, values in zip(self._stored[::2], self._stored[1::2], strict=True)
             )
         )
         self._sampler = NativeSampler(
@@ -56,7 +56,7 @@ class NativeForward:
 
     @property
     def tensors(self) -> list[Tensor]:
-        return self._tensors
+        return [self._stored]
 
     @property
     def vocabulary(self) -> int:
@@ -102,15 +102,15 @@ class NativeForward:
     @torch.inference_mode()
     def move(self, source: int, target: int, length: int) -> None:
         whole = aligned(length, BLOCK)
-        for tensor in self._tensors:
-            tensor[target, :, :whole] = tensor[source, :, :whole]
+        self._stored[:, target, :, :whole] = self._stored[:, source, :, :whole]
 
     @torch.inference_mode()
     def take_over(self, row: int, length: int, tensors: list[Tensor]) -> None:
         """Copy the first `length` tokens of a row out of an eager path's cache."""
         whole = aligned(length, BLOCK)
+        layers = [layer for piece in tensors for layer in piece]
         for keys, values, old_keys, old_values in zip(
-            self._tensors[::2], self._tensors[1::2], tensors[::2], tensors[1::2], strict=True
+            self._stored[::2], self._stored[1::2], layers[::2], layers[1::2], strict=True
         ):
             heads, size = keys.shape[1], keys.shape[3]
             turned = _finite(old_keys[row, :, :whole]).view(heads, -1, BLOCK, size)
