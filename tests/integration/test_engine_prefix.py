@@ -77,13 +77,12 @@ class Watched:
 
     def _note(self, steps: list[Step], logits: Any) -> None:
         running = {sequence.row: sequence for sequence in self.engine._running}
-        for step, row in zip(steps, logits, strict=True):
-            sequence = running[step.row]
-            self.computed += len(step.tokens)
-            if step.start + len(step.tokens) == len(sequence.tokens):
-                key = (sequence.id, sequence.generated)
-                assert key not in self.logits, "a name twice"
-                self.logits[key] = hash(row.numpy().tobytes())
+        self.computed += sum(len(step.tokens) for step in steps)
+        drawn = [running[step.row] for step in steps if step.wanted]
+        for sequence, row in zip(drawn, logits, strict=True):
+            key = (sequence.id, sequence.generated)
+            assert key not in self.logits, "a name twice"
+            self.logits[key] = hash(row.numpy().tobytes())
 
     def _noted_step(self) -> Any:
         outputs = self._step()

@@ -119,7 +119,7 @@ def test_a_prompt_s_bits_do_not_depend_on_how_it_is_cut(kind: str) -> None:
             for row in chosen:
                 count = dice.choice([1, 1, 2, 5, 15, 16, 17, 40])
                 ids = texts[row][at[row] : at[row] + count]
-                steps.append(Step(row, at[row], ids, dice.randint(1, len(ids))))
+                steps.append(Step(row, at[row], ids, dice.randint(0, len(ids))))
                 at[row] += len(ids)
             wanted = [
                 seen[step.row, at[step.row] - left]

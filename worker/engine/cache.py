@@ -31,7 +31,7 @@ class Step:
     start: int
     tokens: list[int]
     wanted: int = 1
-    """Behind how many of its last tokens logits are wanted; more than 1 in ragged passes only."""
+    """Behind how many of its last tokens logits are wanted; 0 or 1 where passes are padded."""
 
 
 @dataclass

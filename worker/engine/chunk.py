@@ -18,11 +18,8 @@ class Chunk:
     """How many of its tokens that the model has yet to see."""
     draft: Ids[int] = ()
     """Tokens that may come behind them."""
-
-    @property
-    def wanted(self) -> int:
-        """Behind how many tokens logits are wanted."""
-        return 1 + len(self.draft)
+    wanted: int = 1
+    """Behind how many tokens, counted from the last, logits are wanted. None: others are left."""
 
     @property
     def step(self) -> Step:

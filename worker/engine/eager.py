@@ -60,7 +60,9 @@ class EagerForward:
             logits_to_keep=1 if decode else ROWS,
             placement=placement,
         ).logits[:, -1]
-        return logits[[step.row for step in steps]] if decode else logits
+        if decode:
+            return logits[[step.row for step in steps]]
+        return logits[[bool(step.wanted) for step in steps]]
 
     def sample(self, logits: Tensor, sequences: Rows[Sequence]) -> list[int]:
         with torch.inference_mode():

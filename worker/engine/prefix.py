@@ -75,7 +75,8 @@ class PrefixCache:
             if self._device.type == "cpu":
                 together = max(1, _UNSHARED // blocks[0, 0].numel())
                 for at, number in enumerate(numbers):
-                    own, stored = blocks[:, at].split(together), store[:, number].split(together)
+                    own = torch.split(blocks[:, at], together)
+                    stored = torch.split(store[:, number], together)
                     for a, b in zip(own, stored, strict=True):
                         a.copy_(b) if into_slot else b.copy_(a)
                 continue

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 from concurrent.futures import Future
-from dataclasses import replace
 from typing import Final
 
 import torch
@@ -162,15 +161,15 @@ class TransformersEngine:
         room = speculation.room(len(decode)) if self._forward.ragged and decode else 0
         if not room:
             return decode
+        drafts = [chunk.sequence.draft(room) if chunk.sequence.plain else () for chunk in decode]
         return [
-            replace(chunk, draft=chunk.sequence.draft(room)) if chunk.sequence.plain else chunk
-            for chunk in decode
+            Chunk(chunk.sequence, 1, draft, 1 + len(draft))
+            for chunk, draft in zip(decode, drafts, strict=True)
         ]
 
     def _advance(self, chunks: list[Chunk]) -> list[Output]:
         """Run the model over the next tokens of some sequences; draw where none is left."""
-        complete = [chunk.sequence.pending == chunk.count for chunk in chunks]
-        drawn = [chunk for chunk, whole in zip(chunks, complete, strict=True) if whole]
+        drawn = [chunk for chunk in chunks if chunk.wanted]
         constraints = [c.sequence.constraint for c in drawn if c.sequence.constraint]
         masks = self._constraints.compute(constraints) if constraints else None
         logits = self._forward([chunk.step for chunk in chunks])
@@ -179,9 +178,6 @@ class TransformersEngine:
         if masks is not None:
             masks.result()
         with torch.inference_mode():
-            if len(drawn) < len(chunks):
-                wanted = zip(chunks, complete, strict=True)
-                logits = logits[[whole for chunk, whole in wanted for _ in range(chunk.wanted)]]
             sequences = [chunk.sequence for chunk in drawn for _ in range(chunk.wanted)]
             logprobs = Logprobs(logits, sequences, self._vocabulary)
             token_ids = self._forward.sample(logits, sequences)
@@ -223,7 +219,7 @@ class TransformersEngine:
             cost = used + count if self._forward.ragged else width * (len(chunks) + 1)
             if count == 0 or cost > budget:
                 break
-            chunks.append(Chunk(sequence, count))
+            chunks.append(Chunk(sequence, count, wanted=int(count == sequence.pending)))
             used += count
         return chunks
 
