@@ -64,8 +64,7 @@ API: Final = [
     ),
 ]
 WORKER: Final = [
-    Probe("shared.ledger:Ledger.wait", "", "worker: woken"),
-    Probe("shared.ledger:Ledger.take", "", "worker: claimed", only=_is_some),
+    Probe("shared.ledger:Ledger.wait_and_take", "", "worker: claimed", only=_is_some),
     Probe("worker.loop:EngineLoop.submit", "worker: given to the loop"),
     Probe("worker.loop:EngineLoop._enter", "worker: at its turn", "worker: in the engine"),
     Probe("worker.engine.fake:FakeEngine.step", "worker: step begins", "worker: step ended"),

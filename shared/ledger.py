@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from redis import Redis
+from redis.exceptions import NoScriptError, RedisError
 from rq.job import Job
 
 from shared import names, scripts
@@ -68,33 +69,58 @@ class Ledger:
 
     def take(self, models: Sequence[str] | None = None) -> Claim | None:
         """The job whose turn it is, of one of these models after the other."""
-        models = self.models if models is None else models
-        for model in sorted(models, key=lambda name: self._served.get(name, 0)):
+        for model in self._in_turn(self.models if models is None else models):
             number = next(self._numbers)
-            owner = f"{self._worker}/{number}"
-            taken = self._take(
-                keys=[
-                    names.JOBS,
-                    names.CLAIMS,
-                    names.order(model),
-                    names.clock(model),
-                    names.turns(model),
-                    names.DEADLINES,
-                    names.STRIKES,
-                    rq_queue_key(model),
-                ],
-                args=[owner, *_LOG],
-            )
-            if taken is not None:
-                job_id, strikes, entries = taken
-                self._served[model] = number
-                return Claim(job_id.decode(), model, owner, strikes, entries)
+            keys, arguments = self._taking(model, number)
+            if taken := self._take(keys=keys, args=arguments):
+                return self._taken(taken, model, number)
         return None
 
     def wait(self, seconds: int, models: Sequence[str] | None = None) -> None:
         """Until a job may have come for one of these models, but no longer than this."""
         models = self.models if models is None else models
         self._redis.blpop([names.wake(model) for model in models], timeout=seconds)
+
+    def wait_and_take(self, seconds: int, models: Sequence[str]) -> Claim | None:
+        """`wait`, and at once `take`, of the first of these models in turn.
+
+        Both commands are sent together, and the server comes to the second as soon as the first
+        has been answered: what a submission and its claim write waits for the disk once. None may
+        also mean that the server has yet to be told the script: `take` does so.
+        """
+        model, number = self._in_turn(models)[0], next(self._numbers)
+        keys, arguments = self._taking(model, number)
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.blpop([names.wake(each) for each in models], timeout=seconds)
+            pipe.evalsha(self._take.sha, len(keys), *keys, *arguments)
+            _, taken = pipe.execute(raise_on_error=False)
+        if isinstance(taken, NoScriptError):
+            return None
+        if isinstance(taken, RedisError):
+            raise taken
+        return self._taken(taken, model, number) if taken else None
+
+    def _in_turn(self, models: Sequence[str]) -> list[str]:
+        return sorted(models, key=lambda name: self._served.get(name, 0))
+
+    def _taking(self, model: str, number: int) -> tuple[list[str], list[str]]:
+        """The keys and arguments of the script that takes a job, as this claim."""
+        keys = [
+            names.JOBS,
+            names.CLAIMS,
+            names.order(model),
+            names.clock(model),
+            names.turns(model),
+            names.DEADLINES,
+            names.STRIKES,
+            rq_queue_key(model),
+        ]
+        return keys, [f"{self._worker}/{number}", *_LOG]
+
+    def _taken(self, answer: Any, model: str, number: int) -> Claim:
+        job_id, strikes, entries = answer
+        self._served[model] = number
+        return Claim(job_id.decode(), model, f"{self._worker}/{number}", strikes, entries)
 
     def hunger(self, models: Sequence[str]) -> dict[str, Hunger]:
         """How these models' queues fare."""

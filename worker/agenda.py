@@ -64,11 +64,18 @@ class Agenda:
             self._fed_at = time.monotonic()
         return claim
 
-    def wait(self, seconds: int) -> None:
-        """Until there may be such a job, but no longer than this."""
+    def wait(self, seconds: int) -> Claim | None:
+        """`take` when there may be such a job, but wait no longer than this."""
         own, absent = self._models()
-        mine = [*own, *(name for name in absent if name not in self._elsewhere)]
-        self._ledger.wait(seconds, mine or self._ledger.models)
+        if own and not absent:
+            claim = self._ledger.wait_and_take(seconds, own)
+            if claim:
+                self._fed_at = time.monotonic()
+                return claim
+        else:
+            mine = [*own, *(name for name in absent if name not in self._elsewhere)]
+            self._ledger.wait(seconds, mine or self._ledger.models)
+        return self.take()
 
     def _models(self) -> tuple[list[str], list[str]]:
         """Those to take from, and those that could be brought in."""

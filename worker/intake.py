@@ -137,8 +137,7 @@ class GenerationWorker(BaseWorker):
         if claim is None:
             if self.should_run_maintenance_tasks:
                 self.run_maintenance_tasks()
-            self._agenda.wait(_POLL_SECONDS)
-            claim = self._agenda.take()
+            claim = self._agenda.wait(_POLL_SECONDS)
         return claim
 
     def execute_job(self, job: Job, queue: Queue) -> None:

@@ -1,6 +1,7 @@
 """Each step of a job from one state to the next, by the real scripts on a real server."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from redis import Redis
@@ -25,6 +26,7 @@ from shared.queue import Idempotency, rq_queue, workers
 from shared.settings import Settings
 from tests.support.books import failure, left, listed, prompts, take_all, taken
 from tests.support.jobs import MODEL, Submitter, append, generation, ledger, log_of
+from tests.support.poll import until
 
 
 @pytest.fixture
@@ -100,6 +102,29 @@ def test_a_job_is_taken_once(queue: Submitter, redis: Redis) -> None:
     assert listed(redis) == []
     assert ledger(redis).owners() == {request.id: "test/1"}
     assert ledger(redis).overdue(float("inf")) == []
+
+
+def test_who_waits_is_given_the_job_that_comes(queue: Submitter, redis: Redis) -> None:
+    (request,) = prompts("a")
+    waiting = ledger(redis, "waiting")
+    assert waiting.wait_and_take(1, [MODEL]) is None  # nobody has told the server the script
+    assert waiting.take() is None
+    with ThreadPoolExecutor(1) as thread:
+        claimed = thread.submit(waiting.wait_and_take, 10, [MODEL])
+        until(lambda: redis.info("clients")["blocked_clients"] == 1, what="a worker that waits")
+        queue.submit(request)
+        claim = claimed.result()
+    assert claim is not None
+    assert log.taken(claim) == EventLog(redis).read_job(request.id)
+    assert ledger(redis).owners() == {request.id: claim.owner}
+    assert waiting.wait_and_take(1, [MODEL]) is None
+
+
+def test_who_is_woken_for_another_model_takes_nothing(settings: Settings, redis: Redis) -> None:
+    waiting = ledger(redis, "waiting")
+    assert waiting.take(["other"]) is None  # the server knows the script
+    redis.rpush(names.wake(MODEL), 1)
+    assert waiting.wait_and_take(10, ["other", MODEL]) is None
 
 
 def test_a_claim_is_seized_from_whom_it_was_seen_with(queue: Submitter, redis: Redis) -> None:
