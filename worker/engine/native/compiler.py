@@ -18,7 +18,7 @@ from worker.engine.native.isa import Level
 
 SOURCES: Final = Path(__file__).with_name("src")
 FLAGS: Final = (
-    *("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread"),
+    *("-std=c++20", "-O3", "-fPIC", "-shared", "-pthread"),
     # How often a product and a sum are rounded is for the source to say, not for the compiler.
     "-ffp-contract=off",
 )

@@ -12,7 +12,7 @@ constexpr int kCountShift = 20;
 constexpr int kPhaseShift = 40;
 constexpr uint64_t kTaskMask = (1 << 20) - 1;
 constexpr uint32_t kPhaseMask = (1 << 24) - 1;
-constexpr int kSpins = 4000;  // tens of microseconds; then the core may be somebody else's
+constexpr int kSpins = 2000;  // some tens of microseconds
 
 inline void relax() {
 #if defined(__x86_64__)
@@ -22,16 +22,18 @@ inline void relax() {
 #endif
 }
 
-/// Wait until `condition` holds, without keeping a core from those who could make it hold.
-template <class Condition>
-inline void wait_until(const Condition& condition) {
-    for (int spins = 0; !condition(); ++spins) {
-        if (spins < kSpins) {
-            relax();
-        } else {
-            std::this_thread::yield();
-        }
+/// Wait until `number` is no longer `value`; returns what it is.
+///
+/// Whoever is to change it may have lost its core to another process. Where we sleep, a core is
+/// free, and the kernel has it go on there.
+inline int changed(const std::atomic<int>& number, int value) {
+    for (int spins = 0; spins < kSpins; ++spins) {
+        const int now = number.load(std::memory_order_acquire);
+        if (now != value) return now;
+        relax();
     }
+    number.wait(value, std::memory_order_acquire);
+    return number.load(std::memory_order_acquire);
 }
 
 }  // namespace
@@ -41,34 +43,38 @@ Pool::Pool(int threads) {
 }
 
 Pool::~Pool() {
-    {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        ending_ = true;
-    }
-    woken_.notify_all();
+    ending_ = true;
+    announce(0);
     for (auto& helper : helpers_) helper.join();
 }
 
 void Pool::begin() {
-    if (helpers_.empty()) return;
-    {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        working_ = true;
-    }
-    woken_.notify_all();
+    working_ = true;
+    announce(0);
 }
 
-void Pool::end() { working_ = false; }
+void Pool::end() {
+    working_ = false;
+    announce(0);
+}
 
-void Pool::submit(int count, Function function, const void* context) {
+void Pool::announce(int count) {
+    if (helpers_.empty()) return;
     phase_ = (phase_ + 1) & kPhaseMask;
-    function_ = function;
-    context_ = context;
-    done_.store(0, std::memory_order_relaxed);
     turn_.store(uint64_t{phase_} << kPhaseShift | uint64_t(count) << kCountShift,
                 std::memory_order_release);
+    announced_.fetch_add(1, std::memory_order_release);
+    announced_.notify_all();
+}
+
+void Pool::submit(int count, Function function, const void* context) {
+    function_ = function;
+    context_ = context;
+    count_ = count;
+    done_.store(0, std::memory_order_relaxed);
+    announce(count);
     take(phase_, 0);
-    wait_until([&] { return done_.load(std::memory_order_acquire) == count; });
+    for (int done = done_.load(std::memory_order_acquire); done != count;) done = changed(done_, done);
 }
 
 void Pool::take(uint32_t phase, int thread) {
@@ -78,28 +84,20 @@ void Pool::take(uint32_t phase, int thread) {
             if (drawn >> kPhaseShift != phase) return;
             if ((drawn & kTaskMask) == (drawn >> kCountShift & kTaskMask)) return;
         } while (!turn_.compare_exchange_weak(drawn, drawn + 1, std::memory_order_acq_rel));
+        const int count = count_;
         function_(context_, static_cast<int>(drawn & kTaskMask), thread);
-        done_.fetch_add(1, std::memory_order_release);
+        if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 == count && thread != 0)
+            done_.notify_one();
     }
 }
 
 void Pool::help(int thread) {
-    uint32_t seen = 0;
+    int seen = 0;
     for (;;) {
-        {
-            std::unique_lock<std::mutex> lock(mutex_);
-            woken_.wait(lock, [&] { return working_ || ending_; });
-        }
+        if (!working_) announced_.wait(seen, std::memory_order_acquire);
+        seen = changed(announced_, seen);
         if (ending_) return;
-        while (working_.load(std::memory_order_relaxed)) {
-            uint32_t phase = seen;
-            wait_until([&] {
-                phase = static_cast<uint32_t>(turn_.load(std::memory_order_acquire) >> kPhaseShift);
-                return phase != seen || !working_.load(std::memory_order_relaxed);
-            });
-            if (phase != seen) take(phase, thread);
-            seen = phase;
-        }
+        take(static_cast<uint32_t>(turn_.load(std::memory_order_acquire) >> kPhaseShift), thread);
     }
 }
 

@@ -3,9 +3,7 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
 #include <cstdint>
-#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -44,6 +42,8 @@ class Pool {
    private:
     using Function = void (*)(const void*, int, int);
 
+    /// Begin the next phase, and wake whoever sleeps.
+    void announce(int count);
     void submit(int count, Function function, const void* context);
     void help(int thread);
     /// Compute tasks of phase `phase` until none is left to begin.
@@ -54,13 +54,13 @@ class Pool {
     // a task knows of which phase it is, and that this phase can't end before the task has.
     alignas(64) std::atomic<uint64_t> turn_{0};
     alignas(64) std::atomic<int> done_{0};
+    alignas(64) std::atomic<int> announced_{0};  // how many phases were; wraps around
     Function function_ = nullptr;
     const void* context_ = nullptr;
+    int count_ = 0;
     uint32_t phase_ = 0;
     alignas(64) std::atomic<bool> working_{false};
     std::atomic<bool> ending_{false};
-    std::mutex mutex_;
-    std::condition_variable woken_;
 };
 
 }  // namespace mv
