@@ -12,8 +12,8 @@ _PADDED: Final = 1024
 """Prompt tokens prefilled at once where nobody waits for a next token."""
 _RAGGED: Final = 256
 """The same where those whose prompts are through go on in the same pass."""
-_LEAST: Final = 16
-_STRETCH: Final = 1.0
+_LEAST: Final = 8
+_STRETCH: Final = 0.5
 """How much longer than a pass that only decodes one may take that prefills as well."""
 _YOUNG: Final = 8
 """Tokens that a stream has when its pace begins to count: before, its reader has just begun."""
