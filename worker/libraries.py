@@ -35,9 +35,10 @@ def load_libraries(spec: ModelSpec, settings: Settings) -> None:
 
 
 def _import(spec: ModelSpec, settings: Settings) -> None:
+    import torch  # noqa: PLC0415
     from transformers import (  # noqa: PLC0415
-        MODEL_FOR_CAUSAL_LM_MAPPING,
         AutoConfig,
+        AutoModelForCausalLM,
         AutoTokenizer,
     )
     from transformers.utils import logging  # noqa: PLC0415
@@ -47,7 +48,10 @@ def _import(spec: ModelSpec, settings: Settings) -> None:
     from worker.engine import transformers  # noqa: F401, PLC0415
 
     config = AutoConfig.from_pretrained(spec.folder(settings), local_files_only=True)
-    MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]  # imports the architecture
+    # Imports the architecture. What is first done to tensors without memory, as a model's are until
+    # its weights are read, asks for the compiler, and would import it where a model is loaded.
+    with torch.device("meta"):
+        AutoModelForCausalLM.from_config(config)
     AutoTokenizer.from_pretrained(spec.folder(settings), local_files_only=True)
 
 
