@@ -22,7 +22,10 @@ LOG_BYTES: Final = 10_000_000
 
 
 class Child:
-    """A process in a session of its own: a Ctrl-C in the terminal reaches only the supervisor.
+    """A process in a group of its own: a Ctrl-C in the terminal reaches only the supervisor.
+
+    Not in a session of its own: Linux would share the cores out among sessions first, and a
+    thread's priority would count for nothing beside another process (`worker.priority`).
 
     Its output goes to a file; what was before is kept beside it, up to a size. Its input is a
     pipe that ends with the supervisor (`cli.leash`).

@@ -16,6 +16,7 @@ from shared.logging import get_logger
 from worker.engine.base import Output
 from worker.metrics import WorkerMetrics
 from worker.models import LoadedModel, Loader
+from worker.priority import stand_back
 from worker.publisher import Publisher
 from worker.run import Outcome, Run, loading
 from worker.shelf import LoadResult, ModelShelf, Room, Told
@@ -26,6 +27,11 @@ _VERDICT_SECONDS: Final = 0.005
 """How often to look for a suspect's first token in the log, while there is nothing else to do."""
 _MAX_OPENING: Final = 8
 """Runs between their start and their first token: if this worker dies, few are suspected."""
+
+
+_SETTLE_SECONDS: Final = 0.002
+"""For which the next step may wait until a first token is in its log. Without, that takes longer
+than the step where all cores compute."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +164,7 @@ class EngineLoop(SideThread):
         return 0.0 if self._idle else time.monotonic() - self._moved_at
 
     def run(self) -> None:
+        stand_back()
         while not self._stopping:
             self._turn()
             self._load_next()
@@ -170,11 +177,14 @@ class EngineLoop(SideThread):
         self._commands.put(_Loaded(name, loaded))
 
     def _turn(self) -> None:
-        """In a frame of its own: a model that is unloaded next must not be held by a name here."""
-        self._publisher.send()
+        """In a frame of its own: a model that is unloaded next must not be held by a name here.
+
+        While steps are made, what they bring takes along what else there is to tell.
+        """
         busy = [model for model in self.shelf if model.engine.has_work]
+        if not busy:
+            self._publisher.send()
         self._obey(block=not busy and not self._line)
-        self._publisher.send()
         for model in busy:
             self._step(model)
         self._open()
@@ -273,10 +283,12 @@ class EngineLoop(SideThread):
             return
         seconds = time.perf_counter() - began
         self._moved_at = time.monotonic()
-        moment = now()
+        moment, opening = now(), len(self._opening)
         for output in outputs:
             self._pass_on(output, moment)
         self._publisher.send()
+        if len(self._opening) < opening:
+            self._publisher.settle(_SETTLE_SECONDS)
         tokens = sum(len(output.ids) for output in outputs)
         self._metrics.stepped(model.name, seconds, tokens)
 

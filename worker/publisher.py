@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, cast
 
@@ -55,6 +56,9 @@ class Publisher(SideThread):
         self._collected: list[_Draft] = []
         """By the engines' thread, which alone calls `publish`, `end` and `send`."""
         self._drafts: queue.SimpleQueue[list[_Draft] | None] = queue.SimpleQueue()
+        self._sent = self._written = 0
+        """Lists of drafts, by the engines' thread and by this one."""
+        self._wrote = threading.Condition()
         self._patience = Patience("events")
 
     def publish(self, run: Run, events: Iterable[Event]) -> None:
@@ -69,7 +73,13 @@ class Publisher(SideThread):
         """Have what was collected go out. Once a step: else its first draft would go alone."""
         if self._collected:
             collected, self._collected = self._collected, []
+            self._sent += 1
             self._drafts.put(collected)
+
+    def settle(self, seconds: float) -> None:
+        """Wait until what was sent is in the logs, but no longer than this."""
+        with self._wrote:
+            self._wrote.wait_for(lambda: self._written == self._sent, seconds)
 
     def close(self) -> None:
         """Publish what is waiting, then stop. Once the engines' thread has ended."""
@@ -80,7 +90,7 @@ class Publisher(SideThread):
 
     def run(self) -> None:
         while (first := self._drafts.get()) is not None:
-            batch = first
+            batch, lists = first, 1
             closed = False
             while not self._drafts.empty():
                 drafts = self._drafts.get()
@@ -88,7 +98,11 @@ class Publisher(SideThread):
                     closed = True
                     break
                 batch += drafts
+                lists += 1
             self._write(batch)
+            with self._wrote:
+                self._written += lists
+                self._wrote.notify()
             if closed:
                 return
 

@@ -13,6 +13,7 @@ from shared.errors import MiniVaultError, ModelUnavailableError, NoPlaceError
 from shared.logging import get_logger
 from worker.memory import Memory, Need
 from worker.models import LoadedModel, Loader
+from worker.priority import stand_back
 from worker.run import Run
 
 LoadResult: TypeAlias = LoadedModel | MiniVaultError
@@ -131,7 +132,7 @@ class ModelShelf:
         need = self._room.need(name)
         if lacking := self._room.memory.lacks(need, ()):
             raise self._room.memory.refusal(name, need, lacking)
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader") as thread:
+        with ThreadPoolExecutor(1, thread_name_prefix="loader", initializer=stand_back) as thread:
             model = thread.submit(self._loader, name).result()
         self._needs[name] = need
         self._take_in(model)
@@ -263,6 +264,7 @@ class ModelShelf:
 
     def _load(self, name: str) -> None:
         """On the loader's thread."""
+        stand_back()
         loaded: LoadResult
         try:
             loaded = self._loader(name)

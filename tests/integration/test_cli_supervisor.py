@@ -136,7 +136,8 @@ def test_a_program_that_is_not_there_is_a_clear_error(desk: Desk) -> None:
 def test_children_do_not_share_the_terminals_process_group(desk: Desk) -> None:
     child = desk.start(SLEEP)
     assert os.getpgid(pid_of(child)) == pid_of(child)
-    assert os.getsid(pid_of(child)) == pid_of(child)
+    # Within a session the kernel weighs threads, not processes, against each other.
+    assert os.getsid(pid_of(child)) == os.getsid(0)
 
 
 def test_the_log_of_the_run_before_is_kept(desk: Desk, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """The loop around the engines, with fakes on both sides of it."""
 
+import os
 import queue
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import cast
@@ -33,6 +35,8 @@ class Published:
         self.outcomes: dict[str, Outcome] = {}
         self.accused: list[tuple[str, int]] = []
         """And how many events there were by then."""
+        self.settled: list[int] = []
+        """How many events there were whenever they were waited for."""
         self.log_takes_it = threading.Event()
         self.log_takes_it.set()
 
@@ -44,6 +48,10 @@ class Published:
 
     def send(self) -> None:
         pass
+
+    def settle(self, seconds: float) -> None:
+        assert 0 < seconds < 0.01
+        self.settled.append(len(self.events))
 
     def end(self, run: Run, outcome: Outcome) -> None:
         assert run.id not in self.outcomes, "a run ends once"
@@ -509,3 +517,36 @@ def test_what_was_known_of_a_prompt_is_told_and_counted(
     value = metrics.registry.get_sample_value
     assert value("minivault_prefix_cache_hits_total", {"model": "first"}) == 2
     assert value("minivault_prefix_cache_hit_tokens_total", {"model": "first"}) == 6
+
+
+def test_a_step_waits_for_first_tokens_to_be_told_and_for_no_others(
+    start: Callable[..., EngineLoop], published: Published
+) -> None:
+    loop = start()
+    for number in range(2):
+        loop.submit(job_run(str(number), length=5))
+        until(lambda: str(number) in published.outcomes, what="its end")  # noqa: B023
+    firsts = [published.numbers(str(number), Token)[0] + 1 for number in range(2)]
+    assert published.settled == firsts
+
+
+def priority_of(thread: int) -> int:
+    """Elsewhere than on Linux it is the process's."""
+    return os.getpriority(os.PRIO_PROCESS, thread if sys.platform == "linux" else os.getpid())
+
+
+def test_who_computes_stands_back(start: Callable[..., EngineLoop]) -> None:
+    priorities: list[int] = []
+
+    def noting(name: str) -> LoadedModel:
+        priorities.append(priority_of(threading.get_native_id()))
+        return fake_model(name)
+
+    loop = start(loader=noting)
+    loop.submit(job_run("a", model="second"))
+    until(lambda: len(priorities) == 2, what="both models")
+    [engine] = [thread for thread in threading.enumerate() if thread.name == "engine"]
+    assert engine.native_id is not None
+    priorities.append(priority_of(engine.native_id))
+    stands_back = 5 if sys.platform == "linux" else 0
+    assert priorities == [priority_of(os.getpid()) + stands_back] * 3

@@ -130,6 +130,31 @@ def test_a_fenced_run_is_reported_once_and_never_ends() -> None:
     assert len(log.events["b"]) == 1
 
 
+def test_what_was_sent_can_be_waited_for() -> None:
+    log = MemoryLog()
+    made, _ = publisher(log)
+    made.settle(10)  # nothing was sent
+    for token_id in b"hello":
+        made.publish(job_run("a"), [token(token_id)])
+        log.events.clear()
+        made.send()
+        made.settle(10)
+        assert log.events["a"]
+    made.close()
+
+
+def test_nobody_waits_long_for_a_log_that_takes_nothing() -> None:
+    log = MemoryLog()
+    made, _ = publisher(log)
+    log.gate.clear()
+    made.publish(job_run("a"), [token(65)])
+    made.send()
+    made.settle(0.001)
+    assert log.events == {}
+    log.gate.set()
+    made.close()
+
+
 @pytest.mark.parametrize(
     "failure",
     [
