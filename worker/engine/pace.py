@@ -15,6 +15,9 @@ _RAGGED: Final = 256
 _LEAST: Final = 8
 _STRETCH: Final = 0.5
 """How much longer than a pass that only decodes one may take that prefills as well."""
+_CROWD: Final = 2
+"""Prompts that wait for each stream from which on it may take longer, in proportion: slots that are
+still empty cost throughput, and whoever is to fill them waits for all before."""
 _YOUNG: Final = 8
 """Tokens that a stream has when its pace begins to count: before, its reader has just begun."""
 _WEIGHT: Final = 0.2
@@ -35,15 +38,16 @@ class Pace:
         self._token = 0.0
         """Seconds that a prompt's token adds to a pass."""
 
-    def budget(self, decoding: Rows[Sequence], ragged: bool) -> int:  # noqa: FBT001
-        """How many tokens to prefill beside those that decode."""
+    def budget(self, decoding: Rows[Sequence], waiting: int, *, ragged: bool) -> int:
+        """How many tokens to prefill of so many prompts beside those that decode."""
         if not ragged:
             return self._most if decoding else _PADDED
         if not any(sequence.generated >= _YOUNG for sequence in decoding):
             return _RAGGED
         if not self._decode or not self._token:
             return _LEAST
-        return max(_LEAST, min(self._most, int(_STRETCH * self._decode / self._token)))
+        stretch = _STRETCH * max(1.0, waiting / (_CROWD * len(decoding)))
+        return max(_LEAST, min(self._most, int(stretch * self._decode / self._token)))
 
     def note(self, chunks: Rows[Chunk], seconds: float) -> None:
         """A pass over so many tokens of some sequences took so long."""

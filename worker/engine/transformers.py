@@ -118,7 +118,8 @@ class TransformersEngine:
         if not prefilling:
             decode = self._with_drafts(decode)
         else:
-            prefill = self._chunks(prefilling, self._pace.budget(decoding, self._forward.ragged))
+            budget = self._pace.budget(decoding, len(prefilling), ragged=self._forward.ragged)
+            prefill = self._chunks(prefilling, budget)
         together = [prefill + decode] if self._forward.ragged else [prefill, decode]
         for chunks in filter(None, together):
             began = time.perf_counter()
