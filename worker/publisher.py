@@ -133,13 +133,16 @@ class Publisher(SideThread):
 
 
 def _merge(drafts: Iterable[_Draft]) -> list[tuple[Run, Event]]:
-    """Put neighbouring tokens of a run into one event; the order within a run stays."""
+    """Put neighbouring tokens of a run into one event; the order within a run stays.
+
+    Text without ids before them, an echoed prompt, stays an event of its own.
+    """
     merged: dict[Run, list[tuple[Run, Event]]] = {}
     for draft in drafts:
         assert draft.event is not None
         events = merged.setdefault(draft.run, [])
         last = events[-1][1] if events else None
-        if isinstance(last, Token) and isinstance(draft.event, Token):
+        if isinstance(last, Token) and last.ids and isinstance(draft.event, Token):
             events[-1] = (draft.run, _joined(last, draft.event))
         else:
             events.append((draft.run, draft.event))

@@ -93,9 +93,13 @@ def test_what_can_not_end_by_itself_is_killed_by_the_next_start(stack: Stack) ->
     watch.kill()
     worker = psutil.Process(stack.pid("worker"))
     frozen = [worker, *worker.children(recursive=True)]
+    with Client(stack.url) as client:
+        # With this to do, a worker that is told to end takes its time.
+        wait_for_tokens(stack, client.submit(**{**COUNT, "max_tokens": 1000}).id)
+    children = kill_supervisor(stack)
+    # Not before: what is frozen when its parent dies is woken and told to end by the kernel.
     for process in frozen:
         process.suspend()
-    children = kill_supervisor(stack)
     assert is_alive(server)
     stack.start()
     stack.wait_ready()

@@ -130,6 +130,15 @@ def test_a_fenced_run_is_reported_once_and_never_ends() -> None:
     assert len(log.events["b"]) == 1
 
 
+def test_an_echoed_prompt_stays_an_event_of_its_own() -> None:
+    log = MemoryLog()
+    made, _ = publisher(log)
+    echo = Token(seq=0, ids=(), text="p")
+    made.publish(job_run("a"), [echo, token(65), token(66)])
+    made.close()
+    assert [(event.text, event.ids) for event in log.events["a"]] == [("p", ()), ("AB", (65, 66))]
+
+
 def test_what_was_sent_can_be_waited_for() -> None:
     log = MemoryLog()
     made, _ = publisher(log)
