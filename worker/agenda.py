@@ -65,17 +65,19 @@ class Agenda:
         return claim
 
     def wait(self, seconds: int) -> Claim | None:
-        """`take` when there may be such a job, but wait no longer than this."""
+        """Until there may be such a job, but no longer than this; the job, if it is known by then.
+
+        None: `take` will tell.
+        """
         own, absent = self._models()
-        if own and not absent:
-            claim = self._ledger.wait_and_take(seconds, own)
-            if claim:
-                self._fed_at = time.monotonic()
-                return claim
-        else:
+        if absent or not own:
             mine = [*own, *(name for name in absent if name not in self._elsewhere)]
             self._ledger.wait(seconds, mine or self._ledger.models)
-        return self.take()
+            return None
+        claim = self._ledger.wait_and_take(seconds, own)
+        if claim:
+            self._fed_at = time.monotonic()
+        return claim
 
     def _models(self) -> tuple[list[str], list[str]]:
         """Those to take from, and those that could be brought in."""

@@ -51,7 +51,7 @@ def _import(spec: ModelSpec, settings: Settings) -> None:
     # Imports the architecture. What is first done to tensors without memory, as a model's are until
     # its weights are read, asks for the compiler, and would import it where a model is loaded.
     with torch.device("meta"):
-        AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+        AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]  # transformers
     AutoTokenizer.from_pretrained(spec.folder(settings), local_files_only=True)
 
 

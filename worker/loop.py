@@ -27,8 +27,6 @@ _VERDICT_SECONDS: Final = 0.005
 """How often to look for a suspect's first token in the log, while there is nothing else to do."""
 _MAX_OPENING: Final = 8
 """Runs between their start and their first token: if this worker dies, few are suspected."""
-
-
 _SETTLE_SECONDS: Final = 0.002
 """For which the next step may wait until a first token is in its log. Without, that takes longer
 than the step where all cores compute."""
