@@ -12,6 +12,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import torch
+
 from bench.systems import CACHE
 
 
@@ -32,8 +34,9 @@ def machine() -> str:
         model = next(line.partition(":")[2].strip() for line in lines if line[:10] == "model name")
     except (OSError, StopIteration):
         model = platform.processor() or platform.machine()
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return (
-        f"{os.cpu_count()} cores of {model}; torch {version('torch')}, "
+        f"{os.cpu_count()} cores of {model}{gpu}; torch {version('torch')}, "
         f"transformers {version('transformers')}; {time.strftime('%Y-%m-%d')}"
     )
 

@@ -44,6 +44,8 @@ def running_stack(
     """
     with tempfile.TemporaryDirectory(prefix="mv-bench-") as folder:
         Path(folder, "models").symlink_to(settings.models_dir.resolve())
+        if settings.catalog_file.exists():
+            Path(folder, settings.catalog_file.name).symlink_to(settings.catalog_file.resolve())
         environment = {
             **os.environ,
             PREFIX + "DATA_DIR": folder,

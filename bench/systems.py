@@ -31,6 +31,7 @@ from shared.catalog import WheelSource, load_catalog
 from shared.settings import Settings
 from worker.conversion import fetch_wheel
 from worker.model_files import ensure_model
+from worker.models import device_and_dtype
 
 CACHE: Final = Path(".cache/bench")
 STREAMS: Final = 32
@@ -149,11 +150,13 @@ def _engine(_: Settings, __: Path) -> Iterator[System]:
 
 
 @contextmanager
-def _transformers(_: Settings, folder: Path) -> Iterator[System]:
+def _transformers(settings: Settings, folder: Path) -> Iterator[System]:
     port = service.free_port()
+    device, dtype = device_and_dtype(settings)
     command = [
         *(sys.executable, "-m", "transformers.cli.transformers", "serve", str(folder)),
-        *("--continuous-batching", "--device", "cpu", "--dtype", "float32"),
+        *("--continuous-batching", "--device", str(device)),
+        *("--dtype", str(dtype).removeprefix("torch.")),
         # By default it takes most of the machine's memory, 40 s of zeroing it with the first
         # request.
         *("--cb-num-blocks", str(STREAMS * _CONTEXT // 256)),

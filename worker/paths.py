@@ -16,6 +16,8 @@ from shared.settings import Settings
 from worker.engine.cache import Step
 from worker.engine.eager import EagerForward
 from worker.engine.forward import Forward, Successor
+from worker.engine.gpu import forward as gpu
+from worker.engine.gpu.graphs import Graphs
 from worker.engine.native import background
 from worker.engine.native.architecture import takes
 from worker.engine.native.forward import NativeForward, columns_of
@@ -23,6 +25,7 @@ from worker.engine.native.weights import NativeWeights
 
 _PROBE: Final = 24
 """Tokens that both paths compute before one takes over from the other."""
+_SLOWER: Final = "The model's own path serves, which is slower."
 _ALIKE: Final = 0.95
 """Least cosine between their logits. Int8 alone leaves it above 0.98, a wrong result near 0."""
 
@@ -40,6 +43,8 @@ def forward_of(
     `context` in tokens.
     """
     slots = settings.slots
+    if gpu.takes(model):
+        return _on_gpu(model, slots=slots, context=context), None
     if not in_int8(settings, model.config.get_text_config(), model.device):
         return EagerForward(model, slots=slots, context=context), None
     kernels = background.prepare(background.kernels_of(settings))
@@ -70,10 +75,8 @@ def _native(
     began, threads = time.monotonic(), torch.get_num_threads()
     weights = NativeWeights(kernels, model, columns=columns_of(context), threads=threads)
     count = min(_PROBE, context)
-    probe = [Step(row=0, start=0, tokens=[(7 * i + 1) % weights.vocabulary for i in range(count)])]
-    expected = EagerForward(model, slots=1, context=count)(probe)
-    computed = NativeForward(weights, slots=1)(probe)
-    alike = torch.nn.functional.cosine_similarity(expected, computed).item()
+    computed = NativeForward(weights, slots=1)
+    alike = _alike(computed, EagerForward(model, slots=1, context=count), count)
     if not alike >= _ALIKE:
         reason = f"They differ from the model's own path: {alike:.3f}. {background.MEANWHILE}"
         get_logger().error("kernels unavailable", reason=reason)
@@ -81,3 +84,32 @@ def _native(
     seconds = round(time.monotonic() - began, 2)
     get_logger().info("compiled path ready", threads=threads, seconds=seconds)
     return NativeForward(weights, slots=slots)
+
+
+def _on_gpu(model: PreTrainedModel, *, slots: int, context: int) -> Forward:
+    """Recorded passes where they compute what the model's own operations do, else these."""
+    began = time.monotonic()
+    try:
+        forward = gpu.PackedForward(model, slots=slots, context=context, record=Graphs().record)
+        count = min(_PROBE, context)
+        alike = _alike(forward, EagerForward(model, slots=1, context=count), count)
+    except Exception as error:  # noqa: BLE001  (models are of many kinds; each has its own path)
+        problem = str(error)
+    else:
+        problem = "" if alike >= _ALIKE else f"They differ from the model's own path: {alike:.3f}"
+    if problem:
+        get_logger().warning("graphs unavailable", reason=f"{problem}. {_SLOWER}")
+        return EagerForward(model, slots=slots, context=context)
+    seconds = round(time.monotonic() - began, 2)
+    get_logger().info("graphs ready", device=str(model.device), seconds=seconds)
+    return forward
+
+
+def _alike(forward: Forward, reference: Forward, count: int) -> float:
+    """Cosine between the logits of two paths behind so many tokens, the last one decoded."""
+    ids = [(7 * i + 1) % forward.vocabulary for i in range(count)]
+    for path in (reference, forward) if count > 1 else ():
+        path([Step(row=0, start=0, tokens=ids[:-1])])
+    last = [Step(row=0, start=count - 1, tokens=ids[-1:])]
+    expected, computed = (path(last).float() for path in (reference, forward))
+    return torch.nn.functional.cosine_similarity(expected, computed).item()

@@ -37,24 +37,24 @@ def taught(passes: Iterable[tuple[int, float]]) -> Pace:
 
 def test_where_rows_are_padded_only_who_waits_counts() -> None:
     pace = taught([(0, 0.010), (10, 0.020)])
-    assert pace.budget(OLD, 1, ragged=False) == MOST
-    assert pace.budget([stream(0)], 1, ragged=False) == MOST
-    assert pace.budget([], 1, ragged=False) == 1024
+    assert pace.budget(OLD, 1, ragged=False, at_once=1024) == MOST
+    assert pace.budget([stream(0)], 1, ragged=False, at_once=1024) == MOST
+    assert pace.budget([], 1, ragged=False, at_once=1024) == 1024
 
 
 @pytest.mark.parametrize("decoding", [[], [stream(0)], [stream(7), stream(1)]])
 def test_nobody_notices_a_long_pass_before_a_stream_has_found_its_pace(decoding) -> None:
-    assert taught([(0, 0.010), (10, 0.020)]).budget(decoding, 1, ragged=True) == 256
+    assert taught([(0, 0.010), (10, 0.020)]).budget(decoding, 1, ragged=True, at_once=256) == 256
 
 
 def test_one_stream_with_a_pace_is_enough() -> None:
-    assert taught([]).budget([stream(0), *OLD], 1, ragged=True) == 8
+    assert taught([]).budget([stream(0), *OLD], 1, ragged=True, at_once=256) == 8
 
 
 @pytest.mark.parametrize("passes", [[], [(0, 0.010)], [(50, 0.060)], [(50, 0.060), (0, 0.010)]])
 def test_little_until_both_costs_are_known(passes) -> None:
     """What a prompt's tokens add can only be told from what decoding takes."""
-    assert taught(passes).budget(OLD, 1, ragged=True) == 8
+    assert taught(passes).budget(OLD, 1, ragged=True, at_once=256) == 8
 
 
 @pytest.mark.parametrize(
@@ -67,31 +67,33 @@ def test_little_until_both_costs_are_known(passes) -> None:
 )
 def test_a_pass_that_prefills_takes_so_much_longer(decode, token, budget) -> None:
     pace = taught([(0, decode), (20, decode + 20 * token)])
-    assert pace.budget(OLD, 1, ragged=True) == pytest.approx(budget, abs=1)
+    assert pace.budget(OLD, 1, ragged=True, at_once=256) == pytest.approx(budget, abs=1)
 
 
 def test_a_prompt_s_last_single_token_counts_as_decoding() -> None:
     pace = taught([(0, 0.010), (1, 0.010), (20, 0.020)])
-    assert pace.budget(OLD, 1, ragged=True) == pytest.approx(10, abs=1)
+    assert pace.budget(OLD, 1, ragged=True, at_once=256) == pytest.approx(10, abs=1)
 
 
 def test_one_slow_pass_changes_little_and_many_change_all() -> None:
     steady = [(0, 0.010), (20, 0.020)] * 20
-    usual = taught(steady).budget(OLD, 1, ragged=True)
-    disturbed = taught([*steady, (0, 0.015)]).budget(OLD, 1, ragged=True)
+    usual = taught(steady).budget(OLD, 1, ragged=True, at_once=256)
+    disturbed = taught([*steady, (0, 0.015)]).budget(OLD, 1, ragged=True, at_once=256)
     assert usual < disturbed < 1.2 * usual
-    assert taught([*steady, *[(0, 0.030)] * 30]).budget(OLD, 1, ragged=True) == pytest.approx(
-        3 * usual, rel=0.05
-    )
+    assert taught([*steady, *[(0, 0.030)] * 30]).budget(
+        OLD, 1, ragged=True, at_once=256
+    ) == pytest.approx(3 * usual, rel=0.05)
 
 
 def test_a_pass_quicker_than_decoding_alone_is_taken_for_free_not_for_less() -> None:
     pace = taught([(0, 0.010), (20, 0.020), (20, 0.001)])
-    assert 10 < pace.budget(OLD, 1, ragged=True) < MOST
+    assert 10 < pace.budget(OLD, 1, ragged=True, at_once=256) < MOST
 
 
 def test_the_more_wait_for_each_that_runs_the_longer_a_pass_may_take() -> None:
     pace = taught([(0, 0.010), (20, 0.020)])
-    budgets = [pace.budget(OLD * 4, waiting, ragged=True) for waiting in (1, 8, 16, 32)]
+    budgets = [
+        pace.budget(OLD * 4, waiting, ragged=True, at_once=256) for waiting in (1, 8, 16, 32)
+    ]
     assert budgets == pytest.approx([10, 10, 20, 40], abs=1)
-    assert pace.budget(OLD, 1000, ragged=True) == MOST
+    assert pace.budget(OLD, 1000, ragged=True, at_once=256) == MOST

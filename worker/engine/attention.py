@@ -14,13 +14,31 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from worker.engine.cache import ROWS, Placement
+from worker.engine.gpu import inputs as gpu
+from worker.engine.gpu.attention import packed_attention
 
 NAME: Final = "minivault_slots"
 
 
 def register() -> None:
     """Make the name known to transformers; before a model is loaded with it."""
-    AttentionInterface.register(NAME, slot_attention)
+    AttentionInterface.register(NAME, _attention)
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,  # noqa: ARG001  (never built for our name)
+    *,
+    placement: Placement | gpu.Placement,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """By the cache that `key` and `value` are of; no weights are returned."""
+    if isinstance(placement, gpu.Placement):
+        return packed_attention(module, query, key, value, placement=placement, **options), None
+    return slot_attention(module, query, key, value, placement=placement, **options), None
 
 
 def slot_attention(
@@ -28,15 +46,14 @@ def slot_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,  # noqa: ARG001  (never built for our name)
     *,
     placement: Placement,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
-    **_kwargs: Any,
-) -> tuple[Tensor, None]:
+    **_options: Any,
+) -> Tensor:
     """Attention of [batch, heads, width, size] over [batch, key heads, length, size].
 
     Grouped-query models keep their key heads uncopied: for a single new token the query
@@ -44,14 +61,14 @@ def slot_attention(
     more tokens SDPA's own grouping does it.
 
     Returns:
-        [batch, width, heads, size], and no weights.
+        [batch, width, heads, size].
     """
     window = sliding_window or getattr(module, "sliding_window", None)
     mask = placement.mask(window)
     if softcap is not None or s_aux is not None:
         return _explicit(
             query, key, value, mask=mask, scaling=scaling, softcap=softcap, sinks=s_aux
-        ), None
+        )
     batch, heads, width, size = query.shape
     groups = heads // key.shape[1]
     if width == 1:
@@ -64,7 +81,7 @@ def slot_attention(
         output = nn.functional.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, scale=scaling, enable_gqa=groups > 1
         )
-    return output.transpose(1, 2).contiguous(), None
+    return output.transpose(1, 2).contiguous()
 
 
 def _explicit(

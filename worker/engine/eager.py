@@ -19,6 +19,7 @@ class EagerForward:
     """A transformers model on a `SlotCache`. The model must use `attention.NAME`."""
 
     ragged: Final = False
+    at_once: Final = 1024
 
     def __init__(self, model: PreTrainedModel, *, slots: int, context: int) -> None:
         """`context` in tokens."""

@@ -23,6 +23,11 @@ class Forward(Protocol):
         ...
 
     @property
+    def at_once(self) -> int:
+        """How many tokens of prompts to compute in a pass where nobody waits for a next token."""
+        ...
+
+    @property
     def tensors(self) -> list[Tensor]:
         """Keys and values, [layers, rows, heads, columns, head size]: all in one, or in pieces.
 

@@ -8,10 +8,6 @@ from typing import Final
 from worker.engine.chunk import Chunk
 from worker.engine.sequence import Sequence
 
-_PADDED: Final = 1024
-"""Prompt tokens prefilled at once where nobody waits for a next token."""
-_RAGGED: Final = 256
-"""The same where those whose prompts are through go on in the same pass."""
 _LEAST: Final = 8
 _STRETCH: Final = 0.5
 """How much longer than a pass that only decodes one may take that prefills as well."""
@@ -38,12 +34,15 @@ class Pace:
         self._token = 0.0
         """Seconds that a prompt's token adds to a pass."""
 
-    def budget(self, decoding: Rows[Sequence], waiting: int, *, ragged: bool) -> int:
-        """How many tokens to prefill of so many prompts beside those that decode."""
+    def budget(self, decoding: Rows[Sequence], waiting: int, *, ragged: bool, at_once: int) -> int:
+        """How many tokens to prefill of so many prompts beside those that decode.
+
+        `at_once` where nobody waits for a next token.
+        """
         if not ragged:
-            return self._most if decoding else _PADDED
+            return self._most if decoding else at_once
         if not any(sequence.generated >= _YOUNG for sequence in decoding):
-            return _RAGGED
+            return at_once
         if not self._decode or not self._token:
             return _LEAST
         stretch = _STRETCH * max(1.0, waiting / (_CROWD * len(decoding)))

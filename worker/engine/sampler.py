@@ -7,7 +7,9 @@ neighbours: a resumed job draws what the first attempt would have drawn.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterable
 from collections.abc import Sequence as Rows
+from typing import Final
 
 import numpy as np
 import torch
@@ -15,6 +17,9 @@ from torch import Tensor
 
 from worker.engine.draw import uniform
 from worker.engine.sequence import Sequence
+
+_ELEMENTS: Final = 2**22
+"""Probabilities that are computed together: what that takes of memory is bounded."""
 
 
 def sample(logits: Tensor, sequences: Rows[Sequence]) -> list[int]:
@@ -28,11 +33,15 @@ def sample(logits: Tensor, sequences: Rows[Sequence]) -> list[int]:
     for row, sequence in enumerate(sequences):
         _bias(logits[row], sequence)
         _penalize(logits[row], sequence)
-    chosen = logits.argmax(dim=-1).tolist()
-    for row, sequence in enumerate(sequences):
-        if not sequence.params.greedy:
-            chosen[row] = _draw(logits[row], sequence)
-    return [int(token_id) for token_id in chosen]
+    chosen: list[int] = logits.argmax(dim=-1).tolist()
+    drawing = [row for row, sequence in enumerate(sequences) if not sequence.params.greedy]
+    together = max(1, _ELEMENTS // logits.shape[-1])
+    for at in range(0, len(drawing), together):
+        rows = drawing[at : at + together]
+        drawn = _draw(logits[rows], [sequences[row] for row in rows])
+        for row, token_id in zip(rows, drawn, strict=True):
+            chosen[row] = token_id
+    return chosen
 
 
 def _bias(row: Tensor, sequence: Sequence) -> None:
@@ -63,35 +72,48 @@ def _on(row: Tensor, numbers: array[int] | array[float]) -> Tensor:
     return torch.from_numpy(np.array(numbers)).to(row.device)
 
 
-def _draw(row: Tensor, sequence: Sequence) -> int:
-    """Draw from `row`, float [vocabulary], by inverting the cumulative distribution."""
-    params = sequence.params
-    row = row / params.temperature
-    if 0 < params.top_k < row.numel():
-        kth = row.topk(params.top_k).values[-1]
-        row = row.masked_fill(row < kth, float("-inf"))
-    probabilities = row.softmax(dim=-1)
-    if params.top_p < 1:
-        probabilities = _nucleus(probabilities, params.top_p)
-    if params.min_p > 0:
-        floor = params.min_p * probabilities.max()
+def _draw(logits: Tensor, sequences: Rows[Sequence]) -> list[int]:
+    """Draw from each row, float [rows, vocabulary], by inverting its cumulative distribution.
+
+    No operation mixes rows, and none waits for a GPU before the last.
+    """
+    size = logits.shape[-1]
+    params = [sequence.params for sequence in sequences]
+
+    def column(values: Iterable[float], dtype: torch.dtype = logits.dtype) -> Tensor:
+        return torch.tensor([[value] for value in values], dtype=dtype, device=logits.device)
+
+    logits = logits / column(each.temperature for each in params)
+    kept = [each.top_k if 0 < each.top_k < size else size for each in params]
+    most = max((count for count in kept if count < size), default=0)
+    if most:
+        at = column((min(count, most) - 1 for count in kept), torch.long)
+        kth = logits.topk(most).values.gather(-1, at)
+        limited = column((count < size for count in kept), torch.bool)
+        logits = logits.masked_fill(limited & (logits < kth), float("-inf"))
+    probabilities = logits.softmax(dim=-1)
+    if any(each.top_p < 1 for each in params):
+        # What rounding leaves out of a whole distribution belongs to it.
+        inside = column(each.top_p if each.top_p < 1 else float("inf") for each in params)
+        probabilities = _nucleus(probabilities, inside)
+    if any(each.min_p for each in params):
+        floor = column(each.min_p for each in params) * probabilities.amax(-1, keepdim=True)
         probabilities = probabilities.masked_fill(probabilities < floor, 0)
     cumulative = probabilities.double().cumsum(dim=-1)
-    target = uniform(params.seed, sequence.generated) * cumulative[-1]
+    whole = cumulative[:, -1:].contiguous()
+    draws = column((uniform(each.params.seed, each.generated) for each in sequences), whole.dtype)
     # right=True never lands on a token of probability zero; where the product was rounded up to
     # the whole, that is the last token with any.
-    index = int(torch.searchsorted(cumulative, target, right=True))
-    if index == row.numel():
-        index = int(torch.searchsorted(cumulative, cumulative[-1]))
-    return index
+    index = torch.searchsorted(cumulative, draws * whole, right=True)
+    last = torch.searchsorted(cumulative, whole)
+    drawn: list[int] = torch.where(index == size, last, index)[:, 0].tolist()
+    return drawn
 
 
-def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
-    """Keep the smallest set of tokens that holds `top_p` (Holtzman et al. 2020)."""
+def _nucleus(probabilities: Tensor, top_p: Tensor) -> Tensor:
+    """Keep each row's smallest set of tokens that holds its `top_p` (Holtzman et al. 2020)."""
     ordered, ids = probabilities.sort(descending=True, stable=True)
     before = ordered.cumsum(dim=-1) - ordered
-    kept = torch.zeros_like(probabilities)
     inside = before < top_p
-    inside[0] = True  # however small top_p is
-    kept[ids[inside]] = ordered[inside]
-    return kept
+    inside[:, 0] = True  # however small top_p is
+    return torch.zeros_like(probabilities).scatter(-1, ids, ordered.where(inside, 0))

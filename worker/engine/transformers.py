@@ -118,7 +118,10 @@ class TransformersEngine:
         if not prefilling:
             decode = self._with_drafts(decode)
         else:
-            budget = self._pace.budget(decoding, len(prefilling), ragged=self._forward.ragged)
+            forward = self._forward
+            budget = self._pace.budget(
+                decoding, len(prefilling), ragged=forward.ragged, at_once=forward.at_once
+            )
             prefill = self._chunks(prefilling, budget)
         together = [prefill + decode] if self._forward.ragged else [prefill, decode]
         for chunks in filter(None, together):

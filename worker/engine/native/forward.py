@@ -32,6 +32,7 @@ class NativeForward:
     """
 
     ragged: Final = True
+    at_once: Final = 256
 
     def __init__(self, weights: NativeWeights, *, slots: int) -> None:
         self._weights = weights

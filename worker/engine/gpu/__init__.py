@@ -1,0 +1,1 @@
+"""The model's own forward pass on a GPU, without what launching its operations costs."""
