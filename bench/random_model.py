@@ -43,8 +43,9 @@ def build(tokenizer: Any, **changes: Any) -> LlamaForCausalLM:
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with torch.device(device):
-        model = LlamaForCausalLM(config)
-    return model.to(torch.bfloat16)
+        model: Any = LlamaForCausalLM(config)
+    whole: LlamaForCausalLM = model.to(torch.bfloat16)
+    return whole
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from worker.engine.eager import EagerForward
 from worker.engine.gpu import attention as gpu_attention
 from worker.engine.gpu import forward as gpu_forward
 from worker.engine.gpu.forward import PackedForward
+from worker.engine.gpu.norms import in_one
 from worker.engine.sequence import Sequence
 
 KINDS = {"llama": tiny_llama, "gpt2": tiny_gpt2, "gemma3": tiny_gemma3}
@@ -202,3 +203,31 @@ def test_passes_that_compute_something_else_do_not_serve(
     forward, line = begun(tiny_llama())
     assert isinstance(forward, EagerForward)
     assert line["reason"].startswith("They differ from the model's own path: ")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_norms_become_one_operation(kind: str) -> None:
+    """One that scales by its weight, one by how much more than one, one that is of another kind."""
+    model, ids = KINDS[kind](), tokens(40, 3)
+    norms = [each for each in model.modules() if type(each).__name__.endswith("RMSNorm")]
+    assert len(norms) == {"llama": 7, "gemma3": 19, "gpt2": 0}[kind]
+    for norm in norms:
+        torch.nn.init.normal_(norm.weight, 0.3, 0.2)
+    expected = in_float(model, ids)
+    in_one(model)
+    assert [each for each in model.modules() if "forward" in vars(each)] == norms
+    assert closeness(in_float(model, ids), expected) > SAME
+
+
+def test_a_norm_of_another_kind_stays_as_it_is() -> None:
+    class OddRMSNorm(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.rand(16))
+
+        def forward(self, states: torch.Tensor) -> torch.Tensor:
+            return states / states.norm(dim=-1, keepdim=True) * self.weight
+
+    odd = OddRMSNorm()
+    in_one(odd)
+    assert "forward" not in vars(odd)

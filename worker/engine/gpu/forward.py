@@ -16,6 +16,7 @@ from worker.engine.cache import Step, aligned
 from worker.engine.gpu.cache import PackedCache
 from worker.engine.gpu.graphs import Compute, Record
 from worker.engine.gpu.inputs import Grid, Inputs, Room
+from worker.engine.gpu.norms import in_one
 from worker.engine.sampler import sample
 from worker.engine.sequence import Sequence
 
@@ -46,6 +47,7 @@ class PackedForward:
         Raises:
             Exception: whatever the model raises that can't be computed or recorded so.
         """
+        in_one(model)
         config: Any = model.config.get_text_config()
         self._model = model
         self._record = record
