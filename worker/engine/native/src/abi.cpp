@@ -34,9 +34,7 @@ void mv_pool_free(mv::Pool* pool) { delete pool; }
 /// An `mv_run` (sampler.h).
 void mv_pool_run(void* pool, int count, void (*task)(void*, int), void* arg) {
     mv::Pool& threads = *static_cast<mv::Pool*>(pool);
-    threads.begin();
-    threads.run(count, [&](int i, int) { task(arg, i); });
-    threads.end();
+    threads.run(count, [&](int i) { task(arg, i); });
 }
 
 int mv_model_new(mv::Pool* pool, const mv::Config* config, const float* cosines, const float* sines,

@@ -27,26 +27,6 @@ inline void store_finite(uint16_t* p, Floats x) {
     store_half(p, larger(smaller(x, all(kLargestHalf)), all(-kLargestHalf)));
 }
 
-void keep(const AttentionShape& shape, const LayerCache& cache, const Segment& segment, int head,
-          const float* qkv, int64_t stride) {
-    const int64_t row = (int64_t{segment.row} * shape.kv_heads + head) * shape.columns * shape.size;
-    const int key_at = (shape.heads + head) * shape.size;
-    const int value_at = (shape.heads + shape.kv_heads + head) * shape.size;
-    for (int t = 0; t < segment.count; ++t) {
-        const float* token = qkv + (segment.first + t) * stride;
-        const int column = segment.start + t;
-        uint16_t half[kLanes];
-        uint16_t* keys = cache.keys + row + int64_t{column / kKeysTogether} * kKeysTogether * shape.size;
-        uint16_t* values = cache.values + row + int64_t{column} * shape.size;
-        for (int i = 0; i < shape.size; i += kLanes) {
-            store_finite(half, load(token + key_at + i));
-            for (int j = 0; j < kLanes; ++j)
-                keys[(i + j) * kKeysTogether + column % kKeysTogether] = half[j];
-            store_finite(values + i, load(token + value_at + i));
-        }
-    }
-}
-
 /// Scores of `Queries` vectors against `Blocks` times 16 keys; each sums up in the order of a
 /// head's numbers, whatever it is computed with.
 template <int Queries, int Blocks>
@@ -168,48 +148,64 @@ void attend_some(int count, const AttentionShape& shape, const Queries& queries,
 
 }  // namespace
 
-void Attention::run(Pool& pool, const AttentionShape& shape, const LayerCache& cache,
-                    const std::vector<Segment>& segments, const float* qkv, int64_t stride, float* out) {
-    struct Part {
-        int segment, head, begin, end;  // tokens
-    };
-    std::vector<Part> parts;
-    bool alone = true;  // no token sees another one of this pass
-    for (int s = 0; s < static_cast<int>(segments.size()); ++s) {
-        alone = alone && segments[s].count == 1;
-        for (int begin = 0; begin < segments[s].count; begin += kTokensTogether)
-            for (int head = 0; head < shape.kv_heads; ++head)
-                parts.push_back({s, head, begin, std::min(begin + kTokensTogether, segments[s].count)});
+void keep(const AttentionShape& shape, const LayerCache& cache, int row, int position,
+          const float* token) {
+    for (int head = 0; head < shape.kv_heads; ++head) {
+        const int64_t at = (int64_t{row} * shape.kv_heads + head) * shape.columns * shape.size;
+        const float* key = token + (shape.heads + head) * shape.size;
+        const float* value = key + shape.kv_heads * shape.size;
+        uint16_t half[kLanes];
+        uint16_t* keys = cache.keys + at + int64_t{position / kKeysTogether} * kKeysTogether * shape.size;
+        uint16_t* values = cache.values + at + int64_t{position} * shape.size;
+        for (int i = 0; i < shape.size; i += kLanes) {
+            store_finite(half, load(key + i));
+            for (int j = 0; j < kLanes; ++j)
+                keys[(i + j) * kKeysTogether + position % kKeysTogether] = half[j];
+            store_finite(values + i, load(value + i));
+        }
     }
-    if (!alone)
-        pool.run(static_cast<int>(segments.size()) * shape.kv_heads, [&](int task, int) {
-            keep(shape, cache, segments[task / shape.kv_heads], task % shape.kv_heads, qkv, stride);
-        });
+}
+
+void Attention::prepare(const AttentionShape& shape, const std::vector<Segment>& segments) {
+    parts_.clear();
+    for (const Segment& segment : segments)
+        for (int begin = 0; begin < segment.count; begin += kTokensTogether)
+            for (int head = 0; head < shape.kv_heads; ++head)
+                parts_.push_back({segment.row, segment.start + begin, segment.first + begin,
+                                  std::min(kTokensTogether, segment.count - begin), head});
     // The last tokens of a prompt see most: whoever computes them should begin first.
-    std::reverse(parts.begin(), parts.end());
-    pool.run(static_cast<int>(parts.size()), [&](int task, int thread) {
-        const Part& part = parts[task];
-        const Segment& segment = segments[part.segment];
-        if (alone) keep(shape, cache, segment, part.head, qkv, stride);
-        const int64_t row = (int64_t{segment.row} * shape.kv_heads + part.head) * shape.columns * shape.size;
-        auto& scores = scores_[thread];
-        scores.resize(std::max(scores.size(), static_cast<size_t>(kTogether) * shape.columns));
-        const int group = shape.heads / shape.kv_heads;
+    std::reverse(parts_.begin(), parts_.end());
+    for (Scratch& scratch : scratch_) {
+        scratch.scores.resize(int64_t{kTogether} * shape.columns);
+        scratch.out.resize(int64_t{kTokensTogether} * shape.heads / shape.kv_heads * shape.size);
+    }
+}
+
+void Attention::run(Turn& turn, const AttentionShape& shape, const LayerCache& cache, const float* qkv,
+                    int64_t stride, float* out) {
+    Scratch& scratch = scratch_[turn.thread()];
+    turn.race(tasks(), [&](int task, Claim& claim) {
+        const Part& part = parts_[task];
+        const int64_t row = (int64_t{part.row} * shape.kv_heads + part.head) * shape.columns * shape.size;
+        const int group = shape.heads / shape.kv_heads, width = group * shape.size;
         Queries queries;
         int count = 0;
-        for (int t = part.begin; t < part.end; ++t)
-            for (int g = 0; g < group; ++g) {
-                const int head = part.head * group + g;
-                const int64_t token = segment.first + t;
-                queries.vectors[count] = qkv + token * stride + head * shape.size;
-                queries.out[count] = out + (token * shape.heads + head) * shape.size;
-                queries.scores[count] = scores.data() + int64_t{count} * shape.columns;
-                queries.positions[count] = segment.start + t;
-                if (++count == kTogether || (t + 1 == part.end && g + 1 == group)) {
-                    attend_some<kTogether>(count, shape, queries, cache.keys + row, cache.values + row);
-                    count = 0;
-                }
+        for (int i = 0; i < part.count * group; ++i) {
+            const int token = i / group, head = part.head * group + i % group;
+            queries.vectors[count] = qkv + (part.first + token) * stride + head * shape.size;
+            queries.out[count] = scratch.out.data() + int64_t{i} * shape.size;
+            queries.scores[count] = scratch.scores.data() + int64_t{count} * shape.columns;
+            queries.positions[count] = part.start + token;
+            if (++count == kTogether || i + 1 == part.count * group) {
+                if (claim.lost()) return;
+                attend_some<kTogether>(count, shape, queries, cache.keys + row, cache.values + row);
+                count = 0;
             }
+        }
+        if (!claim.take()) return;
+        for (int t = 0; t < part.count; ++t)
+            std::copy_n(scratch.out.data() + int64_t{t} * width, width,
+                        out + (int64_t{part.first + t} * shape.kv_heads + part.head) * width);
     });
 }
 

@@ -37,20 +37,39 @@ struct Segment {
     int32_t count;
 };
 
-/// Scratch memory of the threads.
+/// Store a token's keys and values, of all heads, in the column of its position. `token` has all
+/// heads' queries, then keys, then values, positions already applied.
+void keep(const AttentionShape& shape, const LayerCache& cache, int row, int position,
+          const float* token);
+
+/// How the queries of a pass are shared out, the same in all layers.
 class Attention {
    public:
-    explicit Attention(int threads) : scores_(threads) {}
+    explicit Attention(int threads) : scratch_(threads) {}
 
-    /// Store the new tokens' keys and values, then attend.
-    ///
-    /// `qkv` is [tokens][stride] with all heads' queries, then keys, then values, positions already
-    /// applied; `out` is [tokens][heads * size].
-    void run(Pool& pool, const AttentionShape& shape, const LayerCache& cache,
-             const std::vector<Segment>& segments, const float* qkv, int64_t stride, float* out);
+    /// For a pass of these segments.
+    void prepare(const AttentionShape& shape, const std::vector<Segment>& segments);
+
+    /// How many tasks there are.
+    int tasks() const { return static_cast<int>(parts_.size()); }
+
+    /// Attend to what is kept. `qkv` is [tokens][stride], as `keep` has it; `out` is
+    /// [tokens][heads * size].
+    void run(Turn& turn, const AttentionShape& shape, const LayerCache& cache, const float* qkv,
+             int64_t stride, float* out);
 
    private:
-    std::vector<std::vector<float>> scores_;
+    struct Part {
+        int row, start, first;  // of the cache; position and number of its first token
+        int count;              // of tokens
+        int head;
+    };
+    struct Scratch {
+        std::vector<float> scores, out;
+    };
+
+    std::vector<Part> parts_;
+    std::vector<Scratch> scratch_;  // of each thread
 };
 
 }  // namespace mv

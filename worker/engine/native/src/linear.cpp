@@ -178,29 +178,25 @@ inline void tile(const Weights& weights, int block, int panel, const Activations
     }
 }
 
-inline void put(float* out, Floats value, int count, bool add) {
-    if (count >= kLanes) {
-        store(out, add ? load(out) + value : value);
-        return;
-    }
-    float lanes[kLanes];
-    store(lanes, value);
-    for (int i = 0; i < count; ++i) out[i] = add ? out[i] + lanes[i] : lanes[i];
-}
+/// What a task computes before it may write: rows of a block, [kRowsTogether][kBlock]. Of gated
+/// outputs half as many.
+struct alignas(64) Results {
+    float numbers[kRowsTogether * kBlock];
+    float* row(int i) { return numbers + i * kBlock; }
+};
 
 template <int Rows>
 void rows_of_block(const Weights& weights, int block, const Activations& in, int first, Into into,
-                   float* out, int64_t stride) {
+                   float* out) {
     if (into == Into::kGatedSilu) {
         constexpr int kPairs = kTilePanels > 1 ? kTilePanels : 2;
         for (int panel = 0; panel < kPanels; panel += kPairs) {
             Floats product[Rows][kPairs];
             tile<Rows, kPairs>(weights, block, panel, in, first, product);
             for (int r = 0; r < Rows; ++r)
-                for (int p = 0; p < kPairs; p += 2) {
-                    const int at = (block * kPanels + panel + p) / 2 * kLanes;
-                    store(out + (first + r) * stride + at, silu(product[r][p]) * product[r][p + 1]);
-                }
+                for (int p = 0; p < kPairs; p += 2)
+                    store(out + r * kBlock + (panel + p) / 2 * kLanes,
+                          silu(product[r][p]) * product[r][p + 1]);
         }
         return;
     }
@@ -208,23 +204,28 @@ void rows_of_block(const Weights& weights, int block, const Activations& in, int
         Floats product[Rows][kTilePanels];
         tile<Rows, kTilePanels>(weights, block, panel, in, first, product);
         for (int r = 0; r < Rows; ++r)
-            for (int p = 0; p < kTilePanels; ++p) {
-                const int at = block * kBlock + (panel + p) * kLanes;
-                put(out + (first + r) * stride + at, product[r][p], weights.outputs() - at,
-                    into == Into::kAdd);
-            }
+            for (int p = 0; p < kTilePanels; ++p)
+                store(out + r * kBlock + (panel + p) * kLanes, product[r][p]);
     }
 }
 
 template <int Rows>
 void rest_of_block(int rows, const Weights& weights, int block, const Activations& in, int first,
-                   Into into, float* out, int64_t stride) {
+                   Into into, float* out) {
     if constexpr (Rows > 0) {
         if (rows == Rows)
-            rows_of_block<Rows>(weights, block, in, first, into, out, stride);
+            rows_of_block<Rows>(weights, block, in, first, into, out);
         else
-            rest_of_block<Rows - 1>(rows, weights, block, in, first, into, out, stride);
+            rest_of_block<Rows - 1>(rows, weights, block, in, first, into, out);
     }
+}
+
+/// Write or add the first `count` numbers; `from` has room for a multiple of `kLanes`.
+inline void put(float* out, const float* from, int count, bool add) {
+    int i = 0;
+    for (; i + kLanes <= count; i += kLanes)
+        store(out + i, add ? load(out + i) + load(from + i) : load(from + i));
+    for (; i < count; ++i) out[i] = add ? out[i] + from[i] : from[i];
 }
 
 uint8_t* map(int64_t size) {
@@ -255,12 +256,10 @@ Weights::Weights(Pool& pool, const float* rows, const float* bias, int outputs, 
       scales_(int64_t{blocks_} * kBlock * groups()),
       bias_(int64_t{blocks_} * kBlock) {
     if (bias != nullptr) std::copy(bias, bias + outputs, bias_.begin());
-    pool.begin();
-    pool.run(blocks_, [&](int block, int) {
+    pool.run(blocks_, [&](int block) {
         for (int i = block * kBlock; i < std::min((block + 1) * kBlock, outputs_); ++i)
             pack_row(rows + int64_t{i} * inputs_, i);
     });
-    pool.end();
 }
 
 void Weights::pack_row(const float* row, int output) {
@@ -312,16 +311,28 @@ void Activations::set(int row, const float* values, const float* gain, float fac
     }
 }
 
-void multiply(Pool& pool, const Weights& weights, const Activations& in, int rows, Into into,
+int tasks_of(const Weights& weights, int rows) {
+    return weights.blocks() * ((rows + kRowsTogether - 1) / kRowsTogether);
+}
+
+void multiply(Turn& turn, const Weights& weights, const Activations& in, int rows, Into into,
               float* out, int64_t stride) {
     const int chunks = (rows + kRowsTogether - 1) / kRowsTogether;
-    pool.run(weights.blocks() * chunks, [&](int task, int) {
-        const int block = task / chunks, chunk = task % chunks;
-        const int end = std::min(rows, (chunk + 1) * kRowsTogether);
-        int first = chunk * kRowsTogether;
-        for (; first + kTileRows <= end; first += kTileRows)
-            rows_of_block<kTileRows>(weights, block, in, first, into, out, stride);
-        rest_of_block<kTileRows - 1>(end - first, weights, block, in, first, into, out, stride);
+    const int width = into == Into::kGatedSilu ? kBlock / 2 : kBlock;
+    const int outputs = into == Into::kGatedSilu ? weights.outputs() / 2 : weights.outputs();
+    Results results;
+    turn.race(weights.blocks() * chunks, [&](int task, Claim& claim) {
+        const int block = task / chunks, begin = task % chunks * kRowsTogether;
+        const int end = std::min(rows, begin + kRowsTogether);
+        int first = begin;
+        for (; first + kTileRows <= end && !claim.lost(); first += kTileRows)
+            rows_of_block<kTileRows>(weights, block, in, first, into, results.row(first - begin));
+        rest_of_block<kTileRows - 1>(end - first, weights, block, in, first, into,
+                                     results.row(first - begin));
+        if (!claim.take()) return;
+        for (int r = begin; r < end; ++r)
+            put(out + r * stride + block * width, results.row(r - begin),
+                std::min(width, outputs - block * width), into == Into::kAdd);
     });
 }
 

@@ -80,8 +80,11 @@ enum class Into {
 };
 
 /// Multiply `rows` rows of `in`. `stride`: floats from one row of `out` to the next.
-void multiply(Pool& pool, const Weights& weights, const Activations& in, int rows, Into into,
+void multiply(Turn& turn, const Weights& weights, const Activations& in, int rows, Into into,
               float* out, int64_t stride);
+
+/// How many tasks that is.
+int tasks_of(const Weights& weights, int rows);
 
 /// The largest group that divides `inputs`: 64 to 256 inputs.
 int group_of(int inputs);

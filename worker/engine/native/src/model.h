@@ -70,9 +70,26 @@ class Model {
         int window;
     };
 
-    /// Quantize `count` rows of `from` for `weights`, normalized first if there is a `norm`.
-    void take(const float* from, int64_t stride, int count, const float* norm, const Weights& weights);
-    void place(const Layer& layer, const std::vector<Segment>& segments, int tokens);
+    /// Where a token of a pass goes.
+    struct Token {
+        int32_t id, row, position;
+    };
+
+    /// What each thread does.
+    void pass(Turn& turn, const LayerCache* caches, const int32_t* wanted, int wanted_count,
+              float* logits, int64_t stride);
+    /// Quantize `count` rows, of which `row(i)` is one, for `weights`; normalized first if there is
+    /// a `norm`.
+    template <class Row>
+    const Activations& take(Turn& turn, int count, const Row& row, const float* norm,
+                            const Weights& weights);
+    /// Rotate queries and keys, and keep keys and values.
+    void place(Turn& turn, const Layer& layer, const LayerCache& cache);
+    /// Of a pass of so many tokens.
+    int64_t tasks(int tokens, int wanted_count) const;
+
+    int inside() const { return config_.heads * config_.size; }
+    int qkv() const { return inside() + 2 * config_.kv_heads * config_.size; }
 
     Pool& pool_;
     const Config config_;
@@ -81,9 +98,12 @@ class Model {
     const uint16_t* embeddings_ = nullptr;
     std::vector<float> norm_;
     std::unique_ptr<Weights> head_;
+    const AttentionShape shape_;
     Attention attention_;
     Activations activations_;
-    std::vector<float> states_, qkv_, attended_, inner_, last_;
+    std::vector<Activations> own_;  // of each thread
+    std::vector<Token> tokens_;
+    std::vector<float> states_, qkv_, attended_, inner_;
 };
 
 }  // namespace mv

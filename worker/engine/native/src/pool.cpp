@@ -8,11 +8,8 @@ namespace mv {
 
 namespace {
 
-constexpr int kCountShift = 20;
-constexpr int kPhaseShift = 40;
-constexpr uint64_t kTaskMask = (1 << 20) - 1;
-constexpr uint32_t kPhaseMask = (1 << 24) - 1;
 constexpr int kSpins = 2000;  // some tens of microseconds
+constexpr int kSoon = 200;
 
 inline void relax() {
 #if defined(__x86_64__)
@@ -22,21 +19,30 @@ inline void relax() {
 #endif
 }
 
-/// Wait until `number` is no longer `value`; returns what it is.
+/// Wait until `number` is `value`, for a while without sleeping.
 ///
 /// Whoever is to change it may have lost its core to another process. Where we sleep, a core is
 /// free, and the kernel has it go on there.
-inline int changed(const std::atomic<int>& number, int value) {
+inline void wait_for(const std::atomic<int>& number, int value) {
     for (int spins = 0; spins < kSpins; ++spins) {
-        const int now = number.load(std::memory_order_acquire);
-        if (now != value) return now;
+        if (number.load(std::memory_order_acquire) == value) return;
         relax();
     }
-    number.wait(value, std::memory_order_acquire);
-    return number.load(std::memory_order_acquire);
+    for (int now; (now = number.load(std::memory_order_acquire)) != value;)
+        number.wait(now, std::memory_order_acquire);
 }
 
 }  // namespace
+
+bool Turn::is_done_soon(const Pool::Phase& phase, int count) {
+    for (int spins = 0; spins < kSoon; ++spins) {
+        if (phase.done.load(std::memory_order_acquire) == count) return true;
+        relax();
+    }
+    return false;
+}
+
+void Turn::wait(const Pool::Phase& phase, int count) { wait_for(phase.done, count); }
 
 Pool::Pool(int threads) {
     for (int i = 1; i < threads; ++i) helpers_.emplace_back([this, i] { help(i); });
@@ -44,60 +50,42 @@ Pool::Pool(int threads) {
 
 Pool::~Pool() {
     ending_ = true;
-    announce(0);
+    announced_.fetch_add(1, std::memory_order_release);
+    announced_.notify_all();
     for (auto& helper : helpers_) helper.join();
 }
 
-void Pool::begin() {
-    working_ = true;
-    announce(0);
-}
-
-void Pool::end() {
-    working_ = false;
-    announce(0);
-}
-
-void Pool::announce(int count) {
-    if (helpers_.empty()) return;
-    phase_ = (phase_ + 1) & kPhaseMask;
-    turn_.store(uint64_t{phase_} << kPhaseShift | uint64_t(count) << kCountShift,
-                std::memory_order_release);
-    announced_.fetch_add(1, std::memory_order_release);
-    announced_.notify_all();
-}
-
-void Pool::submit(int count, Function function, const void* context) {
+void Pool::begin(int phases, int64_t tasks, Function function, const void* context) {
+    if (phases > phase_room_) {
+        phases_ = std::make_unique<Phase[]>(phases);
+        phase_room_ = phases;
+    }
+    if (tasks > task_room_) {
+        settled_ = std::make_unique<std::atomic<bool>[]>(tasks);
+        task_room_ = tasks;
+    }
+    for (int i = 0; i < phases; ++i) {
+        phases_[i].next.store(0, std::memory_order_relaxed);
+        phases_[i].done.store(0, std::memory_order_relaxed);
+    }
+    for (int64_t i = 0; i < tasks; ++i) settled_[i].store(false, std::memory_order_relaxed);
     function_ = function;
     context_ = context;
-    count_ = count;
-    done_.store(0, std::memory_order_relaxed);
-    announce(count);
-    take(phase_, 0);
-    for (int done = done_.load(std::memory_order_acquire); done != count;) done = changed(done_, done);
-}
-
-void Pool::take(uint32_t phase, int thread) {
-    for (;;) {
-        uint64_t drawn = turn_.load(std::memory_order_acquire);
-        do {
-            if (drawn >> kPhaseShift != phase) return;
-            if ((drawn & kTaskMask) == (drawn >> kCountShift & kTaskMask)) return;
-        } while (!turn_.compare_exchange_weak(drawn, drawn + 1, std::memory_order_acq_rel));
-        const int count = count_;
-        function_(context_, static_cast<int>(drawn & kTaskMask), thread);
-        if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 == count && thread != 0)
-            done_.notify_one();
-    }
+    inside_.store(static_cast<int>(helpers_.size()), std::memory_order_relaxed);
+    announced_.fetch_add(1, std::memory_order_release);
+    announced_.notify_all();
+    Turn turn(*this, 0);
+    function(context, turn);
+    wait_for(inside_, 0);
 }
 
 void Pool::help(int thread) {
-    int seen = 0;
-    for (;;) {
-        if (!working_) announced_.wait(seen, std::memory_order_acquire);
-        seen = changed(announced_, seen);
+    for (int seen = 0;; ++seen) {
+        announced_.wait(seen, std::memory_order_acquire);
         if (ending_) return;
-        take(static_cast<uint32_t>(turn_.load(std::memory_order_acquire) >> kPhaseShift), thread);
+        Turn turn(*this, thread);
+        function_(context_, turn);
+        if (inside_.fetch_sub(1, std::memory_order_acq_rel) == 1) inside_.notify_one();
     }
 }
 
