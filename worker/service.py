@@ -45,7 +45,8 @@ _CLOSING_SECONDS: Final = 2.0
 
 _SWITCH_SECONDS: Final = 0.0005
 """For which a thread may keep the interpreter from the engine's: by default as long as a step."""
-
+_OPENING_SECONDS: Final = 0.001
+"""For which a job's first pass has the interpreter to itself: what it begins with is Python."""
 _FAREWELL_SECONDS: Final = 1.0
 """For the clerk's last answer. A long text takes longer, and may be sent again."""
 
@@ -225,7 +226,7 @@ class WorkerService:
         else:
             attempt, tokens = run.starts + 1, len(run.ids)
             self._loop.submit(run)
-            time.sleep(0)  # to the engine at once: it need not wait for the rest
+            time.sleep(_OPENING_SECONDS)
             self.metrics.taken(run)
             self._traces.taken(run)
             run.logger.info("job taken", attempt=attempt, tokens=tokens)
