@@ -31,7 +31,8 @@ _SETTLE_SECONDS: Final = 0.002
 """For which the next step may wait until a first token is in its log. Without, that takes longer
 than the step where all cores compute."""
 _RELAY_SECONDS: Final = 0.0005
-"""After which the next step begins: in that time an API hears of it, and its reader has it."""
+"""After which the next step begins, unless others wait for it: in that time an API hears of it, and
+its reader has it."""
 
 
 @dataclass(frozen=True)
@@ -287,9 +288,10 @@ class EngineLoop(SideThread):
         for output in outputs:
             self._pass_on(output, moment)
         self._publisher.send()
-        if len(self._opening) < opening:
+        if opened := opening - len(self._opening):
             self._publisher.settle(_SETTLE_SECONDS)
-            time.sleep(_RELAY_SECONDS)
+            if opened >= len(self._runs):
+                time.sleep(_RELAY_SECONDS)
         tokens = sum(len(output.ids) for output in outputs)
         self._metrics.stepped(model.name, seconds, tokens)
 

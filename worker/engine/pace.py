@@ -9,7 +9,7 @@ from worker.engine.chunk import Chunk
 from worker.engine.sequence import Sequence
 
 _LEAST: Final = 8
-_STRETCH: Final = 0.5
+_STRETCH: Final = 0.45
 """How much longer than a pass that only decodes one may take that prefills as well."""
 _CROWD: Final = 2
 """Prompts that wait for each stream from which on it may take longer, in proportion: slots that are

@@ -130,8 +130,9 @@ class TransformersEngine:
             self._pace.note(chunks, time.perf_counter() - began)
         for sequence in prefilling:
             self._keep(sequence, at_least=BLOCK)
-        for sequence in decoding:
-            self._keep(sequence, at_least=_KEPT_TOGETHER)
+        if decoding:  # one: all that began together would be due in the same step
+            furthest = max(decoding, key=lambda sequence: sequence.cached - sequence.kept)
+            self._keep(furthest, at_least=_KEPT_TOGETHER)
         for sequence in [s for s in self._running if s.finish_reason]:
             self._remove(sequence)
         return outputs
