@@ -84,7 +84,8 @@ def run(
             if output.text:
                 stream.arrivals.append(time.perf_counter())
             if output.finish_reason is not None:
-                stream.failed = output.finish_reason == "error" or not stream.arrivals
+                stream.arrivals = stream.arrivals or [time.perf_counter()]
+                stream.failed = output.finish_reason == "error"
                 running.discard(output.id)
 
 

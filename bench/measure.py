@@ -19,7 +19,7 @@ class Stream:
     cached_tokens: int = 0
     """Of the prompt's."""
     arrivals: list[float] = field(default_factory=list)
-    """Of the events that carry text. One may carry several tokens."""
+    """Of events with text, each of one or more tokens; of the end, where there is none."""
     failed: bool = False
     """Refused, or ended without having been finished."""
 

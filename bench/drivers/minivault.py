@@ -43,5 +43,6 @@ def read(started: float, received: wire.Received) -> Stream:
             stream.tokens = usage["completion_tokens"]
             stream.prompt_tokens = usage["prompt_tokens"]
             stream.cached_tokens = usage["cached_tokens"]
-            stream.failed = not stream.arrivals
+            stream.arrivals = stream.arrivals or [arrival]
+            stream.failed = False
     return stream

@@ -40,7 +40,7 @@ class OpenAI:
 def read(started: float, received: wire.Received) -> Stream:
     """The stream that a response is. Tokens are counted as events if it tells of no usage."""
     stream = Stream(started, failed=True)
-    finished = False
+    ended = started
     for arrival, _, data in wire.sse(received):
         if data == "[DONE]":
             break
@@ -48,12 +48,14 @@ def read(started: float, received: wire.Received) -> Stream:
         for choice in chunk.get("choices", ()):
             if choice.get("text") or choice.get("delta", {}).get("content"):
                 stream.arrivals.append(arrival)
-            finished = finished or bool(choice.get("finish_reason"))
+            if choice.get("finish_reason"):
+                stream.failed = False
+                ended = arrival
         if usage := chunk.get("usage"):
             stream.tokens = usage["completion_tokens"]
             stream.prompt_tokens = usage["prompt_tokens"]
             details = usage.get("prompt_tokens_details") or {}
             stream.cached_tokens = details.get("cached_tokens") or 0
     stream.tokens = stream.tokens or len(stream.arrivals)
-    stream.failed = not (finished and stream.arrivals)
+    stream.arrivals = stream.arrivals or [ended]
     return stream

@@ -130,6 +130,24 @@ def test_a_prompt_s_bits_do_not_depend_on_how_it_is_cut(kind: str) -> None:
         assert all(map(torch.equal, forward.tensors, alone.tensors))
 
 
+def test_threads_that_keep_losing_their_cores_change_no_bit() -> None:
+    """Far more than there are cores: others compute what one holds, again and again."""
+    slots, context, dice = 4, 200, random.Random(8)
+    model, texts = native_qwen2(), [tokens(context, seed) for seed in range(slots)]
+    alone = native_forward(model, slots=slots, context=context)
+    crowd = native_forward(model, slots=slots, context=context, threads=16)
+    at = [0] * slots
+    while min(at) < context:
+        steps = []
+        for row in range(slots):
+            if ids := texts[row][at[row] : at[row] + dice.choice([0, 1, 1, 1, 7, 24])]:
+                steps.append(Step(row, at[row], ids))
+                at[row] += len(ids)
+        if steps:
+            assert torch.equal(alone(steps), crowd(steps))
+    assert all(map(torch.equal, alone.tensors, crowd.tensors))
+
+
 @pytest.mark.parametrize("kind", NATIVE)
 def test_logits_are_the_same_bits_in_any_company(kind: str, bits: Bits) -> None:
     model = NATIVE[kind]()

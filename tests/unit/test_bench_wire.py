@@ -87,6 +87,16 @@ def test_openais_completions_without_usage_count_events():
     assert (found.tokens, found.failed) == (3, False)
 
 
+def test_an_answer_of_nothing_has_come_when_it_ends():
+    usage = '{"completion_tokens":0,"prompt_tokens":9,"cached_tokens":0}'
+    done = f'event: done\r\ndata: {{"usage":{usage}}}\r\n\r\n'
+    found = minivault.read(0.5, [(1.0, CHUNKED), (2.0, chunk(done))])
+    assert (found.arrivals, found.tokens, found.failed) == ([2.0], 0, False)
+    ended = openai_chunk(choices=[{"delta": {}, "finish_reason": "stop"}])
+    found = openai.read(0.5, [(1.0, CHUNKED), (2.0, chunk(ended))])
+    assert (found.arrivals, found.tokens, found.failed) == ([2.0], 0, False)
+
+
 def test_a_refusal_has_failed():
     received = [(1.0, b'HTTP/1.1 503 Service Unavailable\r\n\r\n{"error":{"message":"full"}}')]
     assert openai.read(0.0, received).failed

@@ -15,7 +15,6 @@ from transformers import AttentionInterface
 
 from worker.engine.cache import ROWS, Placement
 from worker.engine.gpu import inputs as gpu
-from worker.engine.gpu.attention import packed_attention
 
 NAME: Final = "minivault_slots"
 
@@ -37,6 +36,10 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """By the cache that `key` and `value` are of; no weights are returned."""
     if isinstance(placement, gpu.Placement):
+        from worker.engine.gpu.attention import (  # noqa: PLC0415  (imports torch's compiler: 1 s)
+            packed_attention,
+        )
+
         return packed_attention(module, query, key, value, placement=placement, **options), None
     return slot_attention(module, query, key, value, placement=placement, **options), None
 

@@ -55,9 +55,8 @@ class PackedForward:
         self._grid = Grid(slots, aligned(context, BLOCK))
         self._cache = PackedCache(config.num_hidden_layers, self._grid)
         self._passes: dict[Room, tuple[Inputs, Compute]] = {}
-        largest = min(self.at_once, aligned(slots * context, _TOKENS[0]))
         rooms = {self._room(count, 1) for count in range(1, slots + 1)}
-        rooms |= {self._room(count, count) for count in _TOKENS if count <= largest}
+        rooms |= {self._room(count, 2) for count in _TOKENS}
         # The largest first: what it computes in is enough for the others.
         for room in sorted(rooms, reverse=True):
             self._prepared(room)
