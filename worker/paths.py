@@ -91,7 +91,8 @@ def _on_gpu(model: PreTrainedModel, *, slots: int, context: int) -> Forward:
     began = time.monotonic()
     try:
         forward = gpu.PackedForward(model, slots=slots, context=context, record=Graphs().record)
-        count = min(_PROBE, context)
+        window = getattr(model.config.get_text_config(), "sliding_window", None) or 0
+        count = min(window + _PROBE, context)  # where there is a window, what lies behind it, too
         alike = _alike(forward, EagerForward(model, slots=1, context=count), count)
     except Exception as error:  # noqa: BLE001  (models are of many kinds; each has its own path)
         problem = str(error)
@@ -108,8 +109,10 @@ def _on_gpu(model: PreTrainedModel, *, slots: int, context: int) -> Forward:
 def _alike(forward: Forward, reference: Forward, count: int) -> float:
     """Cosine between the logits of two paths behind so many tokens, the last one decoded."""
     ids = [(7 * i + 1) % forward.vocabulary for i in range(count)]
-    for path in (reference, forward) if count > 1 else ():
-        path([Step(row=0, start=0, tokens=ids[:-1])])
-    last = [Step(row=0, start=count - 1, tokens=ids[-1:])]
-    expected, computed = (path(last).float() for path in (reference, forward))
+    found = []
+    for path in (reference, forward):
+        for at in range(0, count - 1, path.at_once):
+            path([Step(row=0, start=at, tokens=ids[at : min(at + path.at_once, count - 1)])])
+        found.append(path([Step(row=0, start=count - 1, tokens=ids[-1:])]).float())
+    expected, computed = found
     return torch.nn.functional.cosine_similarity(expected, computed).item()

@@ -77,7 +77,7 @@ class PackedForward:
         wanted = sum(step.wanted for step in steps)
         logits = compute()[:wanted]
         if not wanted and logits.is_cuda:
-            # Nobody waits for a result; but the inputs are read, and the pass's time is taken.
+            # Nobody waits for a result, but what the pass takes is measured.
             torch.cuda.current_stream().synchronize()
         return logits
 

@@ -61,6 +61,7 @@ class Inputs:
         host = torch.zeros(sum(lengths), dtype=torch.long)
         # From pinned memory the copy is queued, not waited for.
         self._host = host.pin_memory() if device.type == "cuda" else host
+        self._copied: torch.cuda.Event | None = None
         self._there = torch.zeros_like(self._host, device=device)
         self._ids, self._positions, self._cells, self._wanted, *rest = (
             part.numpy() for part in torch.split(self._host, lengths)
@@ -85,11 +86,13 @@ class Inputs:
         )
 
     def fill(self, steps: Rows[Step]) -> None:
-        """Take the next pass. The one before must have been computed.
+        """Take the next pass.
 
         Where each sequence has one token, an idle one has too: attention counts on it then. Else
         it has none, and idle tokens belong to nobody.
         """
+        if self._copied is not None:
+            self._copied.synchronize()  # the last pass's copy may not have been made yet
         single = self._room.longest == 1
         count, at, wanted = len(steps), 0, 0
         for i, step in enumerate(steps):
@@ -109,3 +112,5 @@ class Inputs:
         self._query_starts[count:] = np.arange(count, len(self._query_starts)) if single else at
         self._wanted[wanted:] = 0
         self._there.copy_(self._host, non_blocking=True)
+        if self._there.is_cuda:
+            self._copied = torch.cuda.current_stream().record_event(self._copied)
