@@ -13,7 +13,7 @@ import psutil
 from shared.errors import ModelTooLargeError
 
 SCRATCH: Final = 64 * 2**20
-"""Bytes beside weights and keys: what a pass computes with."""
+"""What a pass computes with on a CPU, in bytes."""
 _CGROUP: Final = Path("/sys/fs/cgroup")
 
 
@@ -25,14 +25,16 @@ class Need(NamedTuple):
     """The KV cache, full, and what is kept of prompts gone by."""
     kv_at_once: int
     """The part of it that is taken when the model is loaded: on a GPU all, on a CPU one slot."""
+    scratch: int = SCRATCH
+    """What a pass computes with."""
 
     @property
     def at_once(self) -> int:
-        return self.weights + self.kv_at_once + SCRATCH
+        return self.weights + self.kv_at_once + self.scratch
 
     @property
     def full(self) -> int:
-        return self.weights + self.kv + SCRATCH
+        return self.weights + self.kv + self.scratch
 
 
 class Memory:
@@ -81,11 +83,11 @@ def available_on_host() -> int:
 
 
 def available_on_gpu() -> int:
-    """Bytes free on the current GPU."""
+    """Bytes free on the current GPU, and those that torch keeps of models that have gone."""
     import torch  # noqa: PLC0415
 
     free, _ = torch.cuda.mem_get_info()
-    return int(free)
+    return int(free) + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
 
 
 def _mapped(status: Path = Path("/proc/self/status")) -> int:

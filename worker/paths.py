@@ -18,6 +18,7 @@ from worker.engine.eager import EagerForward
 from worker.engine.forward import Forward, Successor
 from worker.engine.gpu import forward as gpu
 from worker.engine.gpu.graphs import Graphs
+from worker.engine.gpu.norms import as_written, in_one
 from worker.engine.native import background
 from worker.engine.native.architecture import takes
 from worker.engine.native.forward import NativeForward, columns_of
@@ -75,8 +76,8 @@ def _native(
     began, threads = time.monotonic(), torch.get_num_threads()
     weights = NativeWeights(kernels, model, columns=columns_of(context), threads=threads)
     count = min(_PROBE, context)
-    computed = NativeForward(weights, slots=1)
-    alike = _alike(computed, EagerForward(model, slots=1, context=count), count)
+    expected = _probed(EagerForward(model, slots=1, context=count), count)
+    alike = _cosine(expected, _probed(NativeForward(weights, slots=1), count))
     if not alike >= _ALIKE:
         reason = f"They differ from the model's own path: {alike:.3f}. {background.MEANWHILE}"
         get_logger().error("kernels unavailable", reason=reason)
@@ -89,16 +90,20 @@ def _native(
 def _on_gpu(model: PreTrainedModel, *, slots: int, context: int) -> Forward:
     """Recorded passes where they compute what the model's own operations do, else these."""
     began = time.monotonic()
+    window = getattr(model.config.get_text_config(), "sliding_window", None) or 0
+    count = min(window + _PROBE, context)  # where there is a window, what lies behind it, too
+    expected = _probed(EagerForward(model, slots=1, context=count), count)
+    problem = ""
     try:
+        in_one(model)
         forward = gpu.PackedForward(model, slots=slots, context=context, record=Graphs().record)
-        window = getattr(model.config.get_text_config(), "sliding_window", None) or 0
-        count = min(window + _PROBE, context)  # where there is a window, what lies behind it, too
-        alike = _alike(forward, EagerForward(model, slots=1, context=count), count)
+        if not (alike := _cosine(expected, _probed(forward, count))) >= _ALIKE:
+            del forward  # and its memory
+            problem = f"They differ from the model's own path: {alike:.3f}"
     except Exception as error:  # noqa: BLE001  (models are of many kinds; each has its own path)
         problem = str(error)
-    else:
-        problem = "" if alike >= _ALIKE else f"They differ from the model's own path: {alike:.3f}"
     if problem:
+        as_written(model)
         get_logger().warning("graphs unavailable", reason=f"{problem}. {_SLOWER}")
         return EagerForward(model, slots=slots, context=context)
     seconds = round(time.monotonic() - began, 2)
@@ -106,13 +111,13 @@ def _on_gpu(model: PreTrainedModel, *, slots: int, context: int) -> Forward:
     return forward
 
 
-def _alike(forward: Forward, reference: Forward, count: int) -> float:
-    """Cosine between the logits of two paths behind so many tokens, the last one decoded."""
-    ids = [(7 * i + 1) % forward.vocabulary for i in range(count)]
-    found = []
-    for path in (reference, forward):
-        for at in range(0, count - 1, path.at_once):
-            path([Step(row=0, start=at, tokens=ids[at : min(at + path.at_once, count - 1)])])
-        found.append(path([Step(row=0, start=count - 1, tokens=ids[-1:])]).float())
-    expected, computed = found
+def _probed(path: Forward, count: int) -> torch.Tensor:
+    """Logits behind so many tokens, the last one decoded."""
+    ids = [(7 * i + 1) % path.vocabulary for i in range(count)]
+    for at in range(0, count - 1, path.at_once):
+        path([Step(row=0, start=at, tokens=ids[at : min(at + path.at_once, count - 1)])])
+    return path([Step(row=0, start=count - 1, tokens=ids[-1:])]).float()
+
+
+def _cosine(expected: torch.Tensor, computed: torch.Tensor) -> float:
     return torch.nn.functional.cosine_similarity(expected, computed).item()

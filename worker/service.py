@@ -225,10 +225,10 @@ class WorkerService:
             self._on_end(run, outcome_of(run.ended))
         else:
             attempt, tokens = run.starts + 1, len(run.ids)
-            self._loop.submit(run)
-            time.sleep(_OPENING_SECONDS)
             self.metrics.taken(run)
             self._traces.taken(run)
+            self._loop.submit(run)
+            time.sleep(_OPENING_SECONDS)
             run.logger.info("job taken", attempt=attempt, tokens=tokens)
 
     def _drain(self) -> None:

@@ -13,7 +13,7 @@ from shared.fleet import StockEntry
 from shared.settings import Settings
 from worker import model_files
 from worker.conversion import Progress
-from worker.memory import Memory, Need, available_on_gpu, available_on_host
+from worker.memory import SCRATCH, Memory, Need, available_on_gpu, available_on_host
 from worker.models import context_of, device_and_dtype
 
 _REMEDY: Final = (
@@ -110,7 +110,12 @@ class Stock:
     def _appraise(self, folder: Path) -> Need:
         from transformers import AutoConfig  # noqa: PLC0415  (takes seconds, as the next)
 
-        from worker.engine.shape import kv_bytes, native_kv_bytes  # noqa: PLC0415
+        from worker.engine.gpu.forward import TOKENS  # noqa: PLC0415
+        from worker.engine.shape import (  # noqa: PLC0415
+            kv_bytes,
+            native_kv_bytes,
+            packed_scratch,
+        )
         from worker.paths import in_int8  # noqa: PLC0415
 
         config: Any = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
@@ -123,10 +128,12 @@ class Stock:
         else:
             kv = kv_bytes(config, slots, context, size)
         gone_by = self._settings.prefix_cache_mb * 2**20
+        is_on_gpu = device.type == "cuda"
         return Need(
             weights=sum(_parameters(path) for path in folder.glob("*.safetensors")) * size,
             kv=kv + gone_by,
             kv_at_once=kv // slots if device.type == "cpu" else kv + gone_by,
+            scratch=packed_scratch(config, slots, TOKENS[-1]) if is_on_gpu else SCRATCH,
         )
 
 

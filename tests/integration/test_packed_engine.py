@@ -104,10 +104,12 @@ def test_draws_are_those_of_the_eager_path() -> None:
     assert len(packed["biased"].logprobs) == len(packed["biased"].ids)
 
 
-def test_drafts_change_nothing_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("params", [greedy(200), sampled(200, seed=5)])
+def test_drafts_change_nothing_that_is_said(params: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Right, partly right and wrong ones; a few streams at once, up to the context's end."""
     model, prompt, dice = tiny_llama(), tokens(20, 3), random.Random(6)
-    likely = reference(model, prompt, 200)
+    eager = slot_engine(model, NoText(), context=220, eos_ids=[])
+    likely = run(eager, [request("x", prompt, params)])["x"].ids
     drafted = []
 
     def draft(sequence: Sequence, most: int) -> list[int]:
@@ -121,8 +123,8 @@ def test_drafts_change_nothing_that_is_said(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(Sequence, "draft", draft)
     for streams in (1, 2):
-        engine = packed_engine(model, NoText(), context=220)
-        asked = [request(str(n), prompt, greedy(200)) for n in range(streams)]
+        engine = packed_engine(model, NoText(), context=220, eos_ids=[])
+        asked = [request(str(n), prompt, params) for n in range(streams)]
         assert {tuple(one.ids) for one in run(engine, asked).values()} == {tuple(likely)}
     assert max(drafted) == 3
 
@@ -150,6 +152,8 @@ def test_few_sizes_of_a_pass_are_recorded() -> None:
     assert len(recorded) == 6 + 8  # decoding 1, 2, 4, 8, 16, 24; 16 to 2,048 tokens
     forward([Step(row, 0, tokens(100, row)) for row in range(20)])
     forward([Step(row, 100, [5]) for row in range(19)])
+    decoding = [Step(row, 101, [5]) for row in range(12)]
+    forward([*decoding, *(Step(row, 0, tokens(forward.at_once // 8, 1)) for row in range(12, 20))])
     assert len(recorded) == 14
 
 

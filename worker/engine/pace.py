@@ -9,7 +9,7 @@ from worker.engine.chunk import Chunk
 from worker.engine.sequence import Sequence
 
 _LEAST: Final = 8
-_STRETCH: Final = 0.45
+_STRETCH: Final = 0.5
 """How much longer than a pass that only decodes one may take that prefills as well."""
 _CROWD: Final = 2
 """Prompts that wait for each stream from which on it may take longer, in proportion: slots that are
@@ -37,16 +37,17 @@ class Pace:
     def budget(self, decoding: Rows[Sequence], waiting: int, *, ragged: bool, at_once: int) -> int:
         """How many tokens to prefill of so many prompts beside those that decode.
 
-        `at_once` where nobody waits for a next token.
+        `at_once` where nobody waits for a next token, and never more.
         """
+        most = min(self._most, at_once)
         if not ragged:
-            return self._most if decoding else at_once
+            return most if decoding else at_once
         if not any(sequence.generated >= _YOUNG for sequence in decoding):
             return at_once
         if not self._decode or not self._token:
             return _LEAST
         stretch = _STRETCH * max(1.0, waiting / (_CROWD * len(decoding)))
-        return max(_LEAST, min(self._most, int(stretch * self._decode / self._token)))
+        return max(_LEAST, min(most, int(stretch * self._decode / self._token)))
 
     def note(self, chunks: Rows[Chunk], seconds: float) -> None:
         """A pass over so many tokens of some sequences took so long."""

@@ -27,18 +27,21 @@ def sample(logits: Tensor, sequences: Rows[Sequence]) -> list[int]:
 
     Args:
         logits: float [rows, vocabulary]; may be written to.
-        sequences: one for each row.
+        sequences: one for each row; several rows of one are for tokens that follow each other.
     """
     logits = logits.float()
     for row, sequence in enumerate(sequences):
         _bias(logits[row], sequence)
         _penalize(logits[row], sequence)
     chosen: list[int] = logits.argmax(dim=-1).tolist()
+    positions = _positions(sequences)
     drawing = [row for row, sequence in enumerate(sequences) if not sequence.params.greedy]
     together = max(1, _ELEMENTS // logits.shape[-1])
     for at in range(0, len(drawing), together):
         rows = drawing[at : at + together]
-        drawn = _draw(logits[rows], [sequences[row] for row in rows])
+        drawn = _draw(
+            logits[rows], [sequences[row] for row in rows], [positions[row] for row in rows]
+        )
         for row, token_id in zip(rows, drawn, strict=True):
             chosen[row] = token_id
     return chosen
@@ -72,10 +75,21 @@ def _on(row: Tensor, numbers: array[int] | array[float]) -> Tensor:
     return torch.from_numpy(np.array(numbers)).to(row.device)
 
 
-def _draw(logits: Tensor, sequences: Rows[Sequence]) -> list[int]:
+def _positions(sequences: Rows[Sequence]) -> list[int]:
+    """Of the token that each row is for, in its answer."""
+    positions: list[int] = []
+    before = None
+    for sequence in sequences:
+        positions.append(positions[-1] + 1 if sequence is before else sequence.generated)
+        before = sequence
+    return positions
+
+
+def _draw(logits: Tensor, sequences: Rows[Sequence], positions: Rows[int]) -> list[int]:
     """Draw from each row, float [rows, vocabulary], by inverting its cumulative distribution.
 
-    No operation mixes rows, and none waits for a GPU before the last.
+    `positions` as `_positions` has them. No operation mixes rows, and none waits for a GPU before
+    the last.
     """
     size = logits.shape[-1]
     params = [sequence.params for sequence in sequences]
@@ -101,12 +115,15 @@ def _draw(logits: Tensor, sequences: Rows[Sequence]) -> list[int]:
         probabilities = probabilities.masked_fill(probabilities < floor, 0)
     cumulative = probabilities.double().cumsum(dim=-1)
     whole = cumulative[:, -1:].contiguous()
-    draws = column((uniform(each.params.seed, each.generated) for each in sequences), whole.dtype)
+    seeds = (each.seed for each in params)
+    draws = column(map(uniform, seeds, positions), whole.dtype)
     # right=True never lands on a token of probability zero; where the product was rounded up to
     # the whole, that is the last token with any.
     index = torch.searchsorted(cumulative, draws * whole, right=True)
     last = torch.searchsorted(cumulative, whole)
-    drawn: list[int] = torch.where(index == size, last, index)[:, 0].tolist()
+    # A row that is no number, or has nothing that is allowed, still gets a token that there is.
+    index = torch.where(index == size, last, index).clamp_(max=size - 1)
+    drawn: list[int] = index[:, 0].tolist()
     return drawn
 
 

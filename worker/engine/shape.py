@@ -21,6 +21,13 @@ def native_kv_bytes(config: Any, slots: int, context: int) -> int:
     return slots * aligned(context, BLOCK) * _token_bytes(config, _HALF)
 
 
+def packed_scratch(config: Any, slots: int, tokens: int) -> int:
+    """Bytes that passes of so many tokens compute with on a GPU, in half precision, at most."""
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    logits = (_HALF + 4) * config.vocab_size * (slots + ROWS)
+    return int(_HALF * tokens * (8 * config.hidden_size + 4 * inner) + logits)
+
+
 def _token_bytes(config: Any, itemsize: int) -> int:
     heads = config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads

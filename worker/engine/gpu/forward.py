@@ -16,11 +16,10 @@ from worker.engine.cache import Step, aligned
 from worker.engine.gpu.cache import PackedCache
 from worker.engine.gpu.graphs import Compute, Record
 from worker.engine.gpu.inputs import Grid, Inputs, Room
-from worker.engine.gpu.norms import in_one
 from worker.engine.sampler import sample
 from worker.engine.sequence import Sequence
 
-_TOKENS: Final = (16, 32, 64, 128, 256, 512, 1024, 2048)
+TOKENS: Final = (16, 32, 64, 128, 256, 512, 1024, 2048)
 """Of a pass that does more than decode."""
 _FEW: Final = (1, 2, 4)
 _STREAMS: Final = 8
@@ -39,7 +38,6 @@ class PackedForward:
     """
 
     ragged: Final = True
-    at_once: Final = _TOKENS[-1]
 
     def __init__(self, model: PreTrainedModel, *, slots: int, context: int, record: Record) -> None:
         """`context` in tokens. Records all sizes of a pass.
@@ -47,20 +45,22 @@ class PackedForward:
         Raises:
             Exception: whatever the model raises that can't be computed or recorded so.
         """
-        in_one(model)
         config: Any = model.config.get_text_config()
+        self.at_once = TOKENS[-1] - slots - speculation.ROWS  # beside all that decode
         self._model = model
         self._record = record
         self._slots = slots
         self._grid = Grid(slots, aligned(context, BLOCK))
         self._cache = PackedCache(config.num_hidden_layers, self._grid)
         self._passes: dict[Room, tuple[Inputs, Compute]] = {}
+        self._logits: Tensor | None = None
+        """Of whichever pass was computed last."""
         rooms = {self._room(count, 1) for count in range(1, slots + 1)}
-        rooms |= {self._room(count, 2) for count in _TOKENS}
+        rooms |= {self._room(count, 2) for count in TOKENS}
         # The largest first: what it computes in is enough for the others.
         for room in sorted(rooms, reverse=True):
             self._prepared(room)
-        self._vocabulary = self._prepared(min(rooms))[1]().shape[-1]
+        self._prepared(min(rooms))[1]()  # whatever is allocated with the first pass
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -68,7 +68,8 @@ class PackedForward:
 
     @property
     def vocabulary(self) -> int:
-        return self._vocabulary
+        assert self._logits is not None, "nothing has been computed"
+        return self._logits.shape[-1]
 
     def __call__(self, steps: list[Step]) -> Tensor:
         counts = [len(step.tokens) for step in steps]
@@ -95,7 +96,7 @@ class PackedForward:
         if longest == 1 and tokens <= self._slots:
             few = next((count for count in _FEW if count >= tokens), aligned(tokens, _STREAMS))
             return Room(few, few, 1, few)
-        size = next((count for count in _TOKENS if count >= tokens), aligned(tokens, self.at_once))
+        size = next((count for count in TOKENS if count >= tokens), aligned(tokens, TOKENS[-1]))
         return Room(size, self._slots, size, self._slots + speculation.ROWS)
 
     def _prepared(self, room: Room) -> tuple[Inputs, Compute]:
@@ -116,6 +117,9 @@ class PackedForward:
                 logits_to_keep=inputs.wanted,
                 placement=placement,
             ).logits[0]
-            return logits
+            if self._logits is None:
+                rows = aligned(self._slots, _STREAMS) + speculation.ROWS
+                self._logits = logits.new_empty((rows, logits.shape[-1]))
+            return self._logits[: len(logits)].copy_(logits)
 
         return compute

@@ -43,6 +43,7 @@ class NativeWeights:
         self.columns = columns
         library.check(kernels.mv_pool_new(threads, ctypes.byref(pool)))
         self._end = weakref.finalize(self, _free, kernels, handle, pool)
+        self._end.atexit = False  # another thread may be computing then
         shape = library.Config(
             layers=self.layers,
             hidden=config.hidden_size,

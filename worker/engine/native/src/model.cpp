@@ -153,7 +153,7 @@ void Model::forward(const int32_t* ids, const std::vector<Segment>& segments, co
 }
 
 int64_t Model::tasks(int tokens, int wanted_count) const {
-    int64_t total = 2 * tasks_of(tokens) + mv::tasks_of(*head_, wanted_count);
+    int64_t total = tasks_of(tokens) + tasks_of(wanted_count) + mv::tasks_of(*head_, wanted_count);
     for (const Layer& layer : layers_)
         total += 5 * tasks_of(tokens) + mv::tasks_of(*layer.qkv, tokens) + attention_.tasks() +
                  mv::tasks_of(*layer.out, tokens) + mv::tasks_of(*layer.gate_up, tokens) +

@@ -1,5 +1,7 @@
 #include "pool.h"
 
+#include <system_error>
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -45,7 +47,10 @@ bool Turn::is_done_soon(const Pool::Phase& phase, int count) {
 void Turn::wait(const Pool::Phase& phase, int count) { wait_for(phase.done, count); }
 
 Pool::Pool(int threads) {
-    for (int i = 1; i < threads; ++i) helpers_.emplace_back([this, i] { help(i); });
+    try {
+        for (int i = 1; i < threads; ++i) helpers_.emplace_back([this, i] { help(i); });
+    } catch (const std::system_error&) {  // no more are allowed: those that there are do it
+    }
 }
 
 Pool::~Pool() {
@@ -80,7 +85,7 @@ void Pool::begin(int phases, int64_t tasks, Function function, const void* conte
 }
 
 void Pool::help(int thread) {
-    for (int seen = 0;; ++seen) {
+    for (uint32_t seen = 0;; ++seen) {
         announced_.wait(seen, std::memory_order_acquire);
         if (ending_) return;
         Turn turn(*this, thread);

@@ -58,7 +58,7 @@ class Pool {
     int64_t task_room_ = 0;
     Function function_ = nullptr;
     const void* context_ = nullptr;
-    alignas(64) std::atomic<int> announced_{0};  // pieces of work; wraps around
+    alignas(64) std::atomic<uint32_t> announced_{0};  // pieces of work; wraps around
     alignas(64) std::atomic<int> inside_{0};     // helpers that have yet to return from it
     std::atomic<bool> ending_{false};
 };
