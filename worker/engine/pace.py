@@ -8,8 +8,8 @@ from typing import Final
 from worker.engine.chunk import Chunk
 from worker.engine.sequence import Sequence
 
-_LEAST: Final = 8
-_STRETCH: Final = 0.5
+_LEAST: Final = 4
+_STRETCH: Final = 0.4
 """How much longer than a pass that only decodes one may take that prefills as well."""
 _CROWD: Final = 2
 """Prompts that wait for each stream from which on it may take longer, in proportion: slots that are
