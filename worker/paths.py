@@ -101,7 +101,7 @@ def _on_gpu(model: PreTrainedModel, *, slots: int, context: int) -> Forward:
             del forward  # and its memory
             problem = f"They differ from the model's own path: {alike:.3f}"
     except Exception as error:  # noqa: BLE001  (models are of many kinds; each has its own path)
-        problem = str(error)
+        problem = str(error) or type(error).__name__
     if problem:
         as_written(model)
         get_logger().warning("graphs unavailable", reason=f"{problem}. {_SLOWER}")

@@ -200,6 +200,16 @@ def test_a_model_with_another_attention_is_served_by_its_own_path(begun: Any) ->
     assert closeness(one_by_one(forward, ids), expected) > SAME
 
 
+def test_a_failure_that_says_nothing_is_one(begun: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(gpu_attention, "varlen_attn", fail)
+    forward, line = begun(tiny_llama())
+    assert isinstance(forward, EagerForward)
+    assert line["reason"].startswith("NotImplementedError. ")
+
+
 def test_passes_that_compute_something_else_do_not_serve(
     begun: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

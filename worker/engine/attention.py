@@ -32,27 +32,28 @@ def _attention(
     attention_mask: Tensor | None,  # noqa: ARG001  (never built for our name)
     *,
     placement: Placement | gpu.Placement,
+    sliding_window: int | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """By the cache that `key` and `value` are of; no weights are returned."""
+    options["window"] = sliding_window or getattr(module, "sliding_window", None)
     if isinstance(placement, gpu.Placement):
         from worker.engine.gpu.attention import (  # noqa: PLC0415  (imports torch's compiler: 1 s)
             packed_attention,
         )
 
-        return packed_attention(module, query, key, value, placement=placement, **options), None
-    return slot_attention(module, query, key, value, placement=placement, **options), None
+        return packed_attention(query, key, value, placement=placement, **options), None
+    return slot_attention(query, key, value, placement=placement, **options), None
 
 
 def slot_attention(
-    module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     *,
     placement: Placement,
+    window: int | None,
     scaling: float | None = None,
-    sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
     **_options: Any,
@@ -66,7 +67,6 @@ def slot_attention(
     Returns:
         [batch, width, heads, size].
     """
-    window = sliding_window or getattr(module, "sliding_window", None)
     mask = placement.mask(window)
     if softcap is not None or s_aux is not None:
         return _explicit(

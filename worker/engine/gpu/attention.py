@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
 from worker.engine.gpu.inputs import Placement
 
 
 def packed_attention(
-    module: nn.Module,
     query: Tensor,
     keys: Tensor,
     values: Tensor,
     *,
     placement: Placement,
+    window: int | None,
     scaling: float | None = None,
-    sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
     **_options: Any,
@@ -33,7 +32,6 @@ def packed_attention(
     """
     if softcap is not None or s_aux is not None:
         raise ValueError("capped scores and sinks")
-    window = sliding_window or getattr(module, "sliding_window", None)
     # A single token sees all there is, and that it is the last need not be said. FlashAttention
     # shares a sequence's keys out among more of the GPU then (split-KV).
     ahead = -1 if placement.longest == 1 and window is None else 0

@@ -14,9 +14,9 @@ _TOLERANCE: Final = 2.0**-6
 
 def in_one(model: nn.Module) -> None:
     """Let the RMS norms of `model` be computed so, where that gives what they give."""
-    for module in model.modules():
+    for module in _norms(model):
         weight = getattr(module, "weight", None)
-        if type(module).__name__.endswith("RMSNorm") and isinstance(weight, Tensor):
+        if isinstance(weight, Tensor):
             # Some models scale by how much more than one.
             for scale in (weight.detach(), 1 + weight.detach()):
                 norm = partial(
@@ -32,9 +32,12 @@ def in_one(model: nn.Module) -> None:
 
 def as_written(model: nn.Module) -> None:
     """Undo it."""
-    for module in model.modules():
-        if type(module).__name__.endswith("RMSNorm"):
-            vars(module).pop("forward", None)
+    for module in _norms(model):
+        vars(module).pop("forward", None)
+
+
+def _norms(model: nn.Module) -> list[nn.Module]:
+    return [each for each in model.modules() if type(each).__name__.endswith("RMSNorm")]
 
 
 def _alike(module: nn.Module, norm: partial[Tensor], weight: Tensor) -> bool:
