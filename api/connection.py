@@ -6,7 +6,12 @@ import asyncio
 import socket
 from typing import Final
 
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
 from api.reception import Reception
+from api.shortcut import Make, offer
+from shared.events import Token
 from shared.logging import get_logger
 
 PATIENCE_SECONDS: Final = 30.0
@@ -49,6 +54,29 @@ class Connection(Reception):
     def connection_lost(self, exc: Exception | None) -> None:
         self._unwatch()
         super().connection_lost(exc)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        offer(cycle.scope["state"], self._write)
+        super()._start_asgi_task(cycle, app)
+
+    def _write(self, make: Make, token: Token) -> bool:
+        """What `uvicorn` sends for a piece of a body, if it would not have to wait.
+
+        Raises what `make` does.
+        """
+        cycle = self._running
+        if (
+            cycle is None
+            or not cycle.chunked_encoding
+            or not cycle.response_started
+            or cycle.response_complete
+            or cycle.disconnected
+            or cycle.flow.write_paused
+        ):
+            return False
+        if piece := make(token):
+            self.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+        return True
 
     def _watch(self) -> None:
         self._unsent = self.transport.get_write_buffer_size()

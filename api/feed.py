@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 from api.errors import InvalidKeyError, StoppingError
 from api.inbox import Inbox
 from shared.errors import RedisUnavailableError
-from shared.events import AnyEvent, Queued, is_terminal
+from shared.events import AnyEvent, Queued, Token, is_terminal
 
 SILENCE_SECONDS: Final = 10.0
 """After this long without a message the log is asked: the message may have been lost. `api.rounds`
@@ -72,6 +72,23 @@ class Feed:
         """Its key opens nothing any more."""
         self._ended = True
         self.inbox.mark_gap()  # have it look up
+
+    def shorten(self, passed_on: Callable[[Token], bool]) -> None:
+        """From now on `passed_on` is asked about a token that `batches` waits for.
+
+        What it takes has been passed on, and `batches` goes on behind it.
+        """
+
+        def taken(message: AnyEvent) -> bool:
+            if message.seq != self.last + 1 or not isinstance(message, Token):
+                return False
+            if not passed_on(message):
+                return False
+            self.last, self._latest = message.seq, message
+            self._look_at = _now() + self._silence
+            return True
+
+        self.inbox.taken = taken
 
     @property
     def waiting(self) -> Queued | None:

@@ -14,11 +14,12 @@ from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, Final, Self
 
-from hiredis import Reader, ReplyError
+from hiredis import ReplyError
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import ConnectionError, ResponseError  # noqa: A004 (redis-py's own, as its callers expect)
+from redis.exceptions import ResponseError
 
+from api.ear import Ear
 from api.inbox import Inbox
 from api.repeating import end
 from shared import events, names
@@ -32,7 +33,6 @@ PING_SECONDS: Final = 5.0
 """A connection that is silent for twice this long is dead."""
 RETRY_SECONDS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Pauses before reconnecting; the last one repeats."""
-_READ_BYTES: Final = 64 * 1024
 
 log = get_logger()
 
@@ -156,7 +156,8 @@ class Subscriptions:
                     log.info("pub/sub connection made")
                     self._failures = 0
                     tasks.create_task(self._write(connection), name="subscriptions.write")
-                    tasks.create_task(self._read(connection), name="subscriptions.read")
+                    listening = Ear(connection, self._take).listen(2 * PING_SECONDS)
+                    tasks.create_task(listening, name="subscriptions.read")
             except* (*CONNECTION_ERRORS, TimeoutError) as group:
                 if not self._failures:  # an outage is told once
                     log.warning("pub/sub connection lost", error=str(group.exceptions[0]))
@@ -196,21 +197,6 @@ class Subscriptions:
                     await self._changed.wait()
             except TimeoutError:
                 await connection.send_command("PING", check_health=False)
-
-    async def _read(self, connection: AbstractConnection) -> None:
-        stream: asyncio.StreamReader = connection._reader  # type: ignore[assignment]  # noqa: SLF001 (it has no other way to its bytes)
-        parser = Reader()
-        while True:
-            async with asyncio.timeout(2 * PING_SECONDS):
-                try:
-                    received = await stream.read(_READ_BYTES)
-                except OSError as error:
-                    raise ConnectionError(str(error)) from error
-            if not received:
-                raise ConnectionError("closed by the server")
-            parser.feed(received)
-            while (reply := parser.gets()) is not False:
-                self._take(reply)
 
     def _take(self, reply: Any) -> None:
         if isinstance(reply, ReplyError):

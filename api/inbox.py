@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from shared.events import AnyEvent
+
+
+def _not_taken(_: AnyEvent) -> bool:
+    return False
 
 
 class Inbox:
@@ -14,17 +19,21 @@ class Inbox:
     CAPACITY: Final = 256
     """Messages. A client this far behind is served from the log."""
 
-    __slots__ = ("_due", "_lost", "_messages", "_timer", "_waiter")
+    __slots__ = ("_due", "_lost", "_messages", "_timeout", "_timer", "_waiter", "taken")
 
     def __init__(self) -> None:
+        self.taken: Callable[[AnyEvent], bool] = _not_taken
+        """Is asked about a message that the reader waits for. Where it is taken, he waits on."""
         self._messages: list[AnyEvent] = []
         self._lost = False
         self._waiter: asyncio.Future[None] | None = None
-        self._due = 0.0
+        self._timeout = self._due = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     def put(self, message: AnyEvent) -> None:
-        if len(self._messages) >= self.CAPACITY:
+        if self._waiter is not None and not self._waiter.done() and self.taken(message):
+            self._due = self._waiter.get_loop().time() + self._timeout
+        elif len(self._messages) >= self.CAPACITY:
             self.mark_gap()
         else:
             self._messages.append(message)
@@ -51,6 +60,10 @@ class Inbox:
 
     def close(self) -> None:
         """Nobody reads here any more."""
+        self.taken = _not_taken
+        self._stop_timer()
+
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -58,9 +71,10 @@ class Inbox:
     async def _something(self, timeout: float) -> None:  # noqa: ASYNC109 (as above)
         """The timer of an earlier wait is left to run: streams wait far more often than in vain."""
         loop = asyncio.get_running_loop()
+        self._timeout = timeout
         self._due = loop.time() + timeout
         if self._timer is None or self._timer.when() > self._due:
-            self.close()
+            self._stop_timer()
             self._timer = loop.call_at(self._due, self._look, loop)
         self._waiter = loop.create_future()
         try:

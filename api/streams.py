@@ -15,6 +15,7 @@ from api.errors import StoppingError, failure
 from api.feed import Feed
 from api.heartbeat import Heartbeat
 from api.open_streams import OpenStreams
+from api.shortcut import Shortcut, Shorten
 from api.sse import frame, json_frame, pieces
 from shared.errors import MiniVaultError
 from shared.events import AnyEvent, Failed, text_of
@@ -48,28 +49,41 @@ class StreamResponse(EventSourceResponse):
         *,
         media_type: str = EVENT_STREAM,
         ping: bytes = _PING,
+        shortcut: Shortcut | None = None,
     ) -> None:
-        """`content` is sent piece by piece, as it is; in a stream of events `ping` in silence."""
+        """`content` is sent piece by piece, as it is; in a stream of events `ping` in silence.
+
+        `shortcut` is one past `content`, for the feed that it reads.
+        """
         super().__init__(content, media_type=media_type)
         self._content = content
         self._streams = streams
         self._ping_bytes = ping if media_type == EVENT_STREAM else b""
+        self._shortcut = shortcut
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 (ASGI's)
         status, headers = self.status_code, self.raw_headers
-        send_behind(scope, _Body(self._content, self._streams, self._ping_bytes).send)
+        shorten = self._shortcut.through(scope) if self._shortcut else None
+        send_behind(scope, _Body(self._content, self._streams, self._ping_bytes, shorten).send)
         await send({"type": "http.response.start", "status": status, "headers": headers})
 
 
 class _Body:
     """What is there for as long as a stream is open."""
 
-    __slots__ = ("_content", "_ping", "_streams")
+    __slots__ = ("_content", "_ping", "_shorten", "_streams")
 
-    def __init__(self, content: AsyncGenerator[bytes], streams: OpenStreams, ping: bytes) -> None:
+    def __init__(
+        self,
+        content: AsyncGenerator[bytes],
+        streams: OpenStreams,
+        ping: bytes,
+        shorten: Shorten | None,
+    ) -> None:
         self._content = content
         self._streams = streams
         self._ping = ping
+        self._shorten = shorten
 
     async def send(self, receive: Receive, send: Send) -> None:
         try:
@@ -95,6 +109,8 @@ class _Body:
     async def _send(self, send: Send) -> None:
         if self._ping:
             with Heartbeat(send, self._ping, self._streams.ping_seconds) as heartbeat:
+                if self._shorten is not None:
+                    self._shorten(heartbeat.note)
                 async for piece in self._content:
                     heartbeat.note()
                     await send({"type": "http.response.body", "body": piece, "more_body": True})

@@ -15,12 +15,14 @@ from typing import Final, NamedTuple, TypeAlias
 
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
+from redis.exceptions import ConnectionError  # noqa: A004 (redis-py's own, as its callers expect)
 
 from shared import events, job, names, scripts
 from shared.claim import Claim
 from shared.errors import JobNotFoundError
 from shared.events import AnyEvent
 from shared.job import GenerationRequest
+from shared.wire import Wire
 
 _REQUEST: Final = "request"
 
@@ -39,6 +41,7 @@ class EventLog:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        self._wire = Wire(redis)
         # Sent whole (EVAL) rather than by hash: it is short, the server caches it, and one that was
         # restarted knows no hash.
         self._script = scripts.source("append")
@@ -58,7 +61,11 @@ class EventLog:
                 "1" if events.is_terminal(event) else "0",
                 names.channel(job_id),
             )
-        verdicts: list[int] = self._redis.eval(self._script, len(keys), *keys, *arguments)
+        command = ("EVAL", self._script, len(keys), *keys, *arguments)
+        try:
+            verdicts = self._wire.call(command)
+        except ConnectionError:  # perhaps only of a server that is no more: another connection
+            verdicts = self._wire.call(command)
         return [verdict == 1 for verdict in verdicts]
 
     def read_job(self, job_id: str) -> tuple[GenerationRequest, list[AnyEvent]]:

@@ -50,7 +50,12 @@ async def answer(
     if body.stream:
         await while_connected(request, choices.begin(state.settings.ping_seconds))
         chunks = Chunks(choices, voice, name, body.stream_options, each=each)
-        return StreamResponse(chunks.stream(request.url.path), state.streams, ping=PING)
+        return StreamResponse(
+            chunks.stream(request.url.path),
+            state.streams,
+            ping=PING,
+            shortcut=choices.shortcut(chunks.piece),
+        )
     answers = await while_connected(request, _whole(choices))
     usage = usage_of((answer.usage for answer in answers), for_each_prompt=each)
     encoded = msgspec.json.encode(voice.whole(name, answers, usage))

@@ -13,6 +13,7 @@ from api.errors import JobCancelledError, StoppingError, failure
 from api.feed import Feed
 from api.relay import Admission, Relay
 from api.repeating import end
+from api.shortcut import Make, Shortcut
 from shared.errors import MiniVaultError
 from shared.events import AnyEvent, Cancelled, Done, Failed, Started, Token
 
@@ -46,6 +47,10 @@ class Choices:
                 await end(task)
             await asyncio.gather(*self._tasks, return_exceptions=True)  # what nobody waited for
             await self._said.aclose()
+
+    def shortcut(self, make: Make) -> Shortcut | None:
+        """Several jobs have none: what they say is put in a row."""
+        return Shortcut(self._feeds[0], make) if len(self._feeds) == 1 else None
 
     async def begin(self, seconds: float) -> None:
         """Wait until one job is under way, but no longer than this.

@@ -12,6 +12,8 @@ from api.disconnect import while_connected
 from api.errors import StoppingError, failure
 from api.feed import Feed
 from api.openapi import ADMISSION_PROBLEMS, EVENT_STREAM_CONTENT, Responses, problems
+from api.shortcut import Shortcut
+from api.sse import frame
 from api.streams import EVENT_STREAM, PLAIN_TEXT, StreamResponse, frames, text
 from api.transcript import Transcript
 from api.views import GenerateView
@@ -73,7 +75,7 @@ async def stream(
     if media_type == PLAIN_TEXT:
         chunks = await while_connected(request, text(feed))
         return StreamResponse(chunks, state.streams, media_type=PLAIN_TEXT)
-    return StreamResponse(frames(feed), state.streams)
+    return StreamResponse(frames(feed), state.streams, shortcut=Shortcut(feed, frame))
 
 
 async def _whole(feed: Feed) -> Transcript:

@@ -10,6 +10,8 @@ from api.admission import AdmittedInBackground
 from api.caller import CallerDep
 from api.deps import Resumed, StateDep
 from api.openapi import ADMISSION_PROBLEMS, EVENT_STREAM_CONTENT, Responses, problems
+from api.shortcut import Shortcut
+from api.sse import frame
 from api.streams import EVENT_STREAM, StreamResponse, farewell, frames
 from api.transcript import Transcript
 from api.views import JobView
@@ -98,4 +100,4 @@ async def events(feed: Resumed, state: StateDep) -> Response:
         return Response(status_code=204)
     if isinstance(feed, MiniVaultError):
         return StreamResponse(farewell(feed), state.streams)
-    return StreamResponse(frames(feed), state.streams)
+    return StreamResponse(frames(feed), state.streams, shortcut=Shortcut(feed, frame))

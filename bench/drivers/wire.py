@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 from urllib.parse import urlsplit
 
+import uvloop
+
 from bench.measure import Stream
 from bench.workload import Ask
 
@@ -60,7 +62,7 @@ def run(
         await asyncio.gather(*(serve() for _ in range(min(len(asks), concurrency or len(asks)))))
         return [found[number] for number in sorted(found)]
 
-    return asyncio.run(together())
+    return uvloop.run(together())
 
 
 async def post(url: str, data: bytes) -> Received:
@@ -92,8 +94,7 @@ class _Connection(asyncio.Protocol):
         self.over = over
         self._request = request
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # what it gets
         transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:

@@ -114,8 +114,8 @@ async def test_a_connection_that_serves_nobody_is_replaced(
     monkeypatch.setattr(hub, "ACKNOWLEDGE_TIMEOUT", 0.2)
     async with subscribed(subscriptions):
         pass
-    (reader,) = (task for task in asyncio.all_tasks() if task.get_name() == "subscriptions.read")
-    reader.cancel()  # its group takes that for an end and waits for the writer, which goes on
+    (writer,) = (task for task in asyncio.all_tasks() if task.get_name() == "subscriptions.write")
+    writer.cancel()  # its group takes that for an end and waits for the reader, which goes on
 
     async def serves() -> bool:
         with suppress(RedisUnavailableError):
