@@ -49,15 +49,14 @@ class Attempts:
             self._in_slots.add(run.key)
         self._on_begin(run)
 
-    def open_books(self, run: Run) -> None:
-        """Write it down as started, unless it has left by now.
+    def open_books(self, runs: Iterable[Run]) -> None:
+        """Write them down as started, but for those that have left by now.
 
         Raises:
-            RedisError: it is not written down; to be called again.
+            RedisError: none is written down; to be called again.
         """
         with self._booking:
-            if run.key in self._runs:
-                self._books.open(run)
+            self._books.open([run for run in runs if run.key in self._runs])
 
     def lost(self, run: Run) -> None:
         """Somebody else owns the job now."""

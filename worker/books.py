@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.client import Pipeline
 from rq.exceptions import NoSuchJobError
 from rq.executions import Execution, ExecutionRegistry
 from rq.job import Job, JobStatus
@@ -22,6 +23,7 @@ from worker.run import Outcome, Run
 EXECUTION_TTL: Final = 24 * 3600
 """Seconds that RQ takes an execution to live without a word. Long: whether a worker is dead is
 for the sweep to say. RQ would call the job abandoned and failed."""
+_OVER: Final = (JobStatus.FINISHED, JobStatus.FAILED)
 
 
 @dataclass(frozen=True)
@@ -40,38 +42,42 @@ class Books:
         self._worker = worker
         self._tickets: dict[str, _Ticket] = {}
 
-    def open(self, run: Run) -> None:
-        """Write the job down as started, as RQ's `prepare_execution` and what follows it do.
+    def open(self, runs: Sequence[Run]) -> None:
+        """Write jobs down as started, as RQ's `prepare_execution` and what follows it do.
 
-        Not if it was deleted from RQ by hand, nor if its books were closed by somebody who died
-        before the rest was done.
+        Not one that was deleted from RQ by hand, nor one whose books were closed by somebody who
+        died before the rest was done.
         """
-        try:
-            job = Job.fetch(run.id, connection=self._redis, serializer=JSONSerializer)
-        except NoSuchJobError:
-            return
-        if job.get_status(refresh=False) in (JobStatus.FINISHED, JobStatus.FAILED):
-            return
-        worker = self._worker
+        ids = [run.id for run in runs]
+        jobs = Job.fetch_many(ids, connection=self._redis, serializer=JSONSerializer)
+        worker, tickets = self._worker, dict[str, _Ticket]()
         with self._redis.pipeline() as pipe:
-            execution = Execution.create(job, EXECUTION_TTL, pipe, worker.name)
-            worker.executions[execution.id] = execution
+            for run, job in zip(runs, jobs, strict=True):
+                if job is None or job.get_status(refresh=False) in _OVER:
+                    continue
+                execution = Execution.create(job, EXECUTION_TTL, pipe, worker.name)
+                job.prepare_for_execution(worker.name, pipe)
+                pipe.persist(job.key)
+                tickets[run.key] = _Ticket(job, execution)
+            if not tickets:
+                return
             worker.set_state(WorkerStatus.BUSY, pipe)
             worker.heartbeat(pipeline=pipe)
-            job.prepare_for_execution(worker.name, pipe)
-            pipe.persist(job.key)
-            try:
-                pipe.execute()
-            except RedisError:
-                del worker.executions[execution.id]  # for which RQ's worker would call itself busy
-                raise
-        self._tickets[run.key] = _Ticket(job, execution)
+            pipe.execute()
+        worker.executions |= {each.execution.id: each.execution for each in tickets.values()}
+        self._tickets |= tickets
 
-    def close(self, run: Run, outcome: Outcome) -> None:
-        """Write down how the job ended, in one transaction."""
-        ticket = self._tickets.get(run.key)
-        if ticket is None:
-            return
+    def close(self, ends: Collection[tuple[Run, Outcome]]) -> None:
+        """Write down how jobs have ended, in one transaction."""
+        with self._redis.pipeline() as pipe:
+            for run, outcome in ends:
+                if ticket := self._tickets.get(run.key):
+                    self._close(run, outcome, ticket, pipe)
+            pipe.execute()
+        for run, _ in ends:
+            self._tickets.pop(run.key, None)
+
+    def _close(self, run: Run, outcome: Outcome, ticket: _Ticket, pipe: Pipeline) -> None:
         job, execution = ticket.job, ticket.execution
         job.ended_at = now()
         by: dict[str, Any] = {
@@ -80,27 +86,24 @@ class Books:
             "execution_started_at": execution.created_at,
             "execution_ended_at": job.ended_at,
         }
-        with self._redis.pipeline() as pipe:
-            if outcome.error is None:
-                result = {"finish_reason": str(outcome.finish_reason), "tokens": len(run.ids)}
-                # RQ's own `_finalize_success` does this and three round trips more.
-                job._result = result  # noqa: SLF001
-                job._handle_success(  # noqa: SLF001
-                    job.result_ttl, pipeline=pipe, **by
-                )
-                job.cleanup(job.result_ttl, pipeline=pipe, remove_from_queue=False)
-                self._worker.increment_successful_job_count(pipe)
-            else:
-                job.set_status(JobStatus.FAILED, pipeline=pipe)
-                job._handle_failure(  # noqa: SLF001
-                    outcome.error.detail, pipeline=pipe, **by
-                )
-                self._worker.increment_failed_job_count(pipe)
-            assert job.started_at is not None
-            self._worker.increment_total_working_time(job.ended_at - job.started_at, pipe)
-            self._worker.cleanup_execution(job, pipe, execution)
-            pipe.execute()
-        del self._tickets[run.key]
+        if outcome.error is None:
+            result = {"finish_reason": str(outcome.finish_reason), "tokens": len(run.ids)}
+            # RQ's own `_finalize_success` does this and three round trips more.
+            job._result = result  # noqa: SLF001
+            job._handle_success(  # noqa: SLF001
+                job.result_ttl, pipeline=pipe, **by
+            )
+            job.cleanup(job.result_ttl, pipeline=pipe, remove_from_queue=False)
+            self._worker.increment_successful_job_count(pipe)
+        else:
+            job.set_status(JobStatus.FAILED, pipeline=pipe)
+            job._handle_failure(  # noqa: SLF001
+                outcome.error.detail, pipeline=pipe, **by
+            )
+            self._worker.increment_failed_job_count(pipe)
+        assert job.started_at is not None
+        self._worker.increment_total_working_time(job.ended_at - job.started_at, pipe)
+        self._worker.cleanup_execution(job, pipe, execution)
 
     def discard(self, run: Run) -> None:
         """Forget a run that does not end here."""

@@ -57,8 +57,8 @@ class Finisher(SideThread):
         metrics: WorkerMetrics,
         traces: RunTraces,
         result_ttl: int,
-        open_books: Callable[[Run], None],
-        close_books: Callable[[Run, Outcome], None],
+        open_books: Callable[[Sequence[Run]], None],
+        close_books: Callable[[Sequence[End]], None],
         on_finished: Callable[[Run], None],
         on_fenced: Callable[[Run], None],
         on_crash: Callable[[], None],
@@ -101,9 +101,8 @@ class Finisher(SideThread):
             begun += [task[0] for task in tasks if task and task[1] is None]
             ends = [(run, outcome) for run, outcome in filter(None, tasks) if outcome is not None]
             if ends or closed or not tasks or len(begun) > _MANY:
-                for run in begun:
-                    self._patience.insist(partial(self._open_books, run))
-                begun.clear()
+                self._patience.insist(partial(self._open_books, begun))
+                begun = []
             if ends:
                 self._finish(ends)
 
@@ -133,9 +132,11 @@ class Finisher(SideThread):
                 self._metrics.fenced()
         if saved:
             self._correct([run for run, _ in fresh if run.fenced])
+        ours = [(run, outcome) for run, outcome, _ in ends if not run.fenced]
+        self._patience.insist(partial(self._close_books, ours))
         for run, outcome, end in ends:
             if not run.fenced:
-                let_go = partial(self._let_go, run, outcome, end, saved=saved)
+                let_go = partial(self._let_go, run, end, saved=saved)
                 run.fenced = not self._patience.insist(let_go)
             if run.fenced:
                 self._on_fenced(run)
@@ -148,10 +149,7 @@ class Finisher(SideThread):
                 attempt=run.starts,
             )
 
-    def _let_go(
-        self, run: Run, outcome: Outcome, end: Done | Failed | Cancelled, *, saved: bool
-    ) -> bool:
-        self._close_books(run, outcome)
+    def _let_go(self, run: Run, end: Done | Failed | Cancelled, *, saved: bool) -> bool:
         return self._ledger.finish(
             run.claim,
             run.request,
