@@ -114,7 +114,10 @@ class Feed:
             StoppingError: this process is stopping.
             InvalidKeyError: the key has ended.
         """
-        events = await self._missed()
+        if self.inbox.begins_with(self.last + 1):  # nothing was missed
+            events = await self._received(0)
+        else:
+            events = await self._missed()
         while True:
             if events:
                 self._note(events)
@@ -132,7 +135,10 @@ class Feed:
             raise StoppingError
         if self._ended:
             raise InvalidKeyError
-        messages = await self.inbox.get(max(0.0, self._look_at - _now()))
+        return await self._received(max(0.0, self._look_at - _now()))
+
+    async def _received(self, seconds: float) -> list[AnyEvent]:
+        messages = await self.inbox.get(seconds)
         if messages is None:
             return await self._missed()
         events: list[AnyEvent] = []

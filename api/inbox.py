@@ -45,6 +45,10 @@ class Inbox:
         self._lost = True
         self._wake()
 
+    def begins_with(self, seq: int) -> bool:
+        """Whether that is what the next reader gets first."""
+        return bool(self._messages) and self._messages[0].seq == seq
+
     async def get(self, timeout: float) -> list[AnyEvent] | None:  # noqa: ASYNC109 (silence is an answer here, not a failure)
         """All that has come, at once. None: a gap, or `timeout` seconds of silence; read the log.
 

@@ -76,17 +76,38 @@ def feed_of(
 STEP = st.none() | st.integers(0, 40) | st.booleans()
 
 
-@given(steps=st.lists(STEP, max_size=120), last=st.integers(2, 40), after=st.integers(0, 39))
+@given(
+    steps=st.lists(STEP, max_size=120),
+    last=st.integers(2, 40),
+    after=st.integers(0, 39),
+    short=st.lists(st.booleans()),
+)
 def test_any_mixture_of_lost_repeated_and_reordered_messages(
-    steps: list[int | bool | None], last: int, after: int
+    steps: list[int | bool | None], last: int, after: int, short: list[bool]
 ) -> None:
+    """`short`: whether a token that may go the short way can."""
     events = events_up_to(last)
     after = min(after, last - 1)
+    ways = iter(short)
 
     async def scenario() -> list[int]:
         log = FakeLog(events, length=1)
         inbox = Inbox()
-        heard = asyncio.create_task(collect(feed_of(log, inbox, after)))
+        feed = feed_of(log, inbox, after)
+        passed_on: list[int] = []
+
+        def write(token: Token) -> bool:
+            if can := next(ways, False):
+                passed_on.append(token.seq)
+            return can
+
+        async def follow() -> list[int]:
+            async for event in feed:
+                passed_on.append(event.seq)
+            return passed_on
+
+        feed.shorten(write)
+        heard = asyncio.create_task(follow())
         for step in steps:
             if step is None:
                 log.length = min(log.length + 1, last)
@@ -103,15 +124,79 @@ def test_any_mixture_of_lost_repeated_and_reordered_messages(
     assert asyncio.run(scenario()) == list(range(after + 1, last + 1))
 
 
-async def test_messages_in_order_need_no_log() -> None:
+@pytest.mark.parametrize(("heard_from", "reads"), [(0, 0), (1, 1)])
+async def test_messages_in_order_need_no_log(heard_from: int, reads: int) -> None:
+    """But where the first was missed, or may have been."""
     events = events_up_to(50)
     log = FakeLog(events, length=1)
     inbox = Inbox()
-    for event in events:
+    for event in events[heard_from:]:
         inbox.put(event)
     feed = Feed("job-x", log.read, inbox, after=0, silence=60)
     assert await collect(feed) == list(range(1, 51))
+    assert log.reads == reads
+
+
+async def test_a_token_that_is_waited_for_goes_the_short_way() -> None:
+    """All else, what comes before it and what can't be written now goes the other."""
+    events = events_up_to(9)
+    log = FakeLog(events, length=1)
+    inbox = Inbox()
+    feed = Feed("job-x", log.read, inbox, after=0, silence=60)
+    written: list[AnyEvent] = []
+    can = True
+
+    def write(token: Token) -> bool:
+        if can:
+            written.append(token)
+        return can
+
+    feed.shorten(write)
+    batches = aiter(feed.batches())
+    assert await anext(batches) == events[:1]
+    inbox.put(events[1])
+    assert not written  # nobody waits
+    assert await anext(batches) == events[1:2]
+
+    waiting = asyncio.ensure_future(anext(batches))
+    await asyncio.sleep(0)
+    inbox.put(events[2])
+    inbox.put(events[3])
+    assert written == events[2:4]
+    assert feed.last == 4
+    can = False
+    inbox.put(events[4])
+    inbox.put(events[5])
+    can = True
+    inbox.put(events[6])
+    assert await waiting == events[4:7]
+
+    waiting = asyncio.ensure_future(anext(batches))
+    await asyncio.sleep(0)
+    inbox.put(events[8])  # the end, and one token is missing before it
+    log.length = 9
+    assert await waiting == events[7:9]
+    assert written == events[2:4]
+    inbox.close()
+    inbox.put(events[2])
+
+
+async def test_what_goes_the_short_way_is_no_silence() -> None:
+    events = events_up_to(40)
+    log = FakeLog(events, length=1)
+    inbox = Inbox()
+    loop = asyncio.get_running_loop()
+    feed = Feed("job-x", log.read, inbox, after=0, silence=0.2)
+    feed.shorten(lambda _: True)
+    heard = asyncio.create_task(collect(feed))
+    ends = loop.time() + 0.5  # longer than a silence
+    for event in events[1:-1]:
+        await asyncio.sleep(0.015)
+        inbox.put(event)
+    assert loop.time() > ends
     assert log.reads == 1
+    inbox.put(events[-1])
+    assert await heard == [1, 40]
 
 
 async def test_what_has_come_is_passed_on_together() -> None:
