@@ -2,8 +2,7 @@
 
 A connection a stream would cost Redis one for every waiting client. The connection is driven
 by hand rather than through redis-py's PubSub: that one reconnects and resubscribes without a
-word, and a stream has to know that it missed something. What has come is parsed and handed out in
-one go: to be asked for message by message, redis-py takes longer than all else that is done here.
+word, and a stream has to know that it missed something. What comes is heard by `api.ear`.
 """
 
 from __future__ import annotations

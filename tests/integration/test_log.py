@@ -1,6 +1,7 @@
 """The event log against a real server."""
 
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from redis import Redis
@@ -151,3 +152,21 @@ async def test_a_reader_begins_after_a_number(
     assert await log.read(asynchronous, job_id, after=4) == []
     assert await log.exists(asynchronous, job_id)
     assert not await log.exists(asynchronous, "job-none")
+
+
+def test_threads_that_append_at_once_get_replies_of_their_own(claimed: Claim, redis: Redis) -> None:
+    log = EventLog(redis)
+    appends = [Append(claimed.job_id, claimed.owner, token(seq)) for seq in range(2, 40)]
+    assert log.append_all(appends) == [True] * 38
+    with ThreadPoolExecutor(4) as threads:
+        sizes = [1 + number % 38 for number in range(200)]
+        replies = threads.map(lambda size: log.append_all(appends[:size]), sizes)
+        assert list(replies) == [[True] * size for size in sizes]
+
+
+def test_a_server_that_was_away_takes_the_next_append(claimed: Claim, redis: Redis) -> None:
+    log = EventLog(redis)
+    assert log.append_all([Append(claimed.job_id, claimed.owner, token(2))]) == [True]
+    redis.client_kill_filter(_type="normal", skipme=False)
+    assert log.append_all([Append(claimed.job_id, claimed.owner, token(3))]) == [True]
+    assert [event.seq for event in log_of(redis, claimed.job_id)] == [1, 2, 3]
