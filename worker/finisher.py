@@ -100,7 +100,7 @@ class Finisher(SideThread):
             closed = None in tasks
             begun += [task[0] for task in tasks if task and task[1] is None]
             ends = [(run, outcome) for run, outcome in filter(None, tasks) if outcome is not None]
-            if ends or closed or not tasks or len(begun) > _MANY:
+            if begun and (ends or closed or not tasks or len(begun) > _MANY):
                 self._patience.insist(partial(self._open_books, begun))
                 begun = []
             if ends:
