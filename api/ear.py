@@ -1,4 +1,4 @@
-"""What Redis says on a subscribed connection, taken as it comes."""
+"""A connection to Redis that is listened to, and told what to listen for."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from hiredis import Reader
+from hiredis import Reader, pack_command
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError  # noqa: A004 (redis-py's own, as its callers expect)
 
 
 class Ear(asyncio.Protocol):
-    """Takes a connection's replies over from redis-py.
+    """Takes a connection over from redis-py.
 
-    They are parsed and handed on in the event loop's own call: a task that reads would be woken
-    for each message, and begin and end a time limit.
+    Replies are parsed and handed on in the event loop's own call: a task that reads would be woken
+    for each message, and begin and end a time limit. Commands are sent in the caller's.
     """
 
     def __init__(self, connection: AbstractConnection, take: Callable[[Any], None]) -> None:
@@ -25,8 +25,13 @@ class Ear(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._heard_at = self._loop.time()
         self._over: asyncio.Future[None] = self._loop.create_future()
-        transport: asyncio.Transport = connection._writer.transport  # type: ignore[union-attr,assignment]  # noqa: SLF001 (it has no other way to it)
-        transport.set_protocol(self)
+        self._transport: asyncio.Transport = connection._writer.transport  # type: ignore[union-attr,assignment]  # noqa: SLF001 (it has no other way to it)
+        self._transport.set_protocol(self)
+
+    def say(self, *command: str | bytes) -> None:
+        """Send a command. Where that fails, `listen` does."""
+        if not self._over.done():
+            self._transport.write(pack_command(command))  # type: ignore[arg-type]  # its stub means any tuple
 
     async def listen(self, silence: float) -> None:
         """Returns never.

@@ -8,6 +8,7 @@ word, and a stream has to know that it missed something. What comes is heard by 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from types import TracebackType
@@ -76,7 +77,9 @@ class Subscriptions:
     def __init__(self, redis: Redis) -> None:
         self._pool = redis.connection_pool
         self._channels: dict[bytes, _Channel] = {}
-        self._changed = asyncio.Event()
+        self._ear: Ear | None = None
+        self._owed: Counter[bytes] = Counter()
+        """Subscriptions that the server has yet to acknowledge, by channel."""
         self._failures = 0
         self._suspect = asyncio.Event()
 
@@ -92,28 +95,32 @@ class Subscriptions:
     ) -> None:
         await end(self._task)
 
-    async def open(self, job_id: str) -> Inbox:
-        """An inbox that gets every message published from now on, for as long as we can hear.
+    def open(self, job_id: str) -> Inbox:
+        """An inbox that gets every message published once `acknowledged` has returned.
 
-        Whoever has got it closes it.
-
-        Raises:
-            RedisUnavailableError: the server did not acknowledge in time.
+        Until we no longer hear, and perhaps some from before. Whoever has got it closes it.
         """
-        channel = self._channels.setdefault(names.channel(job_id).encode(), _Channel())
+        name = names.channel(job_id).encode()
+        channel = self._channels.get(name)
+        if channel is None:
+            channel = self._channels[name] = _Channel()
+            self._subscribe(name)
         inbox = Inbox()
         channel.inboxes.add(inbox)
-        self._changed.set()
+        return inbox
+
+    async def acknowledged(self, job_id: str) -> None:
+        """The server has heard of what was opened.
+
+        Raises:
+            RedisUnavailableError: not in time.
+        """
         try:
             async with asyncio.timeout(ACKNOWLEDGE_TIMEOUT):
-                await channel.acknowledgement()
-        except BaseException as error:
-            self.close(job_id, inbox)
-            if not isinstance(error, TimeoutError):
-                raise
+                await self._channels[names.channel(job_id).encode()].acknowledgement()
+        except TimeoutError:
             self._suspect.set()
             raise RedisUnavailableError from None
-        return inbox
 
     def close(self, job_id: str, inbox: Inbox) -> None:
         """Nobody reads there any more."""
@@ -123,7 +130,8 @@ class Subscriptions:
         channel.inboxes.discard(inbox)
         if not channel.inboxes:
             del self._channels[name]
-            self._changed.set()
+            if self._ear is not None:
+                self._ear.say("UNSUBSCRIBE", name)
 
     def wake(self) -> None:
         """Have every stream look up from its inbox now."""
@@ -154,15 +162,18 @@ class Subscriptions:
                 async with self._connection() as connection, asyncio.TaskGroup() as tasks:
                     log.info("pub/sub connection made")
                     self._failures = 0
-                    tasks.create_task(self._write(connection), name="subscriptions.write")
-                    listening = Ear(connection, self._take).listen(2 * PING_SECONDS)
-                    tasks.create_task(listening, name="subscriptions.read")
+                    ear = self._ear = Ear(connection, self._take)
+                    self._subscribe(*self._channels)
+                    tasks.create_task(_ping(ear), name="subscriptions.ping")
+                    tasks.create_task(ear.listen(2 * PING_SECONDS), name="subscriptions.read")
             except* (*CONNECTION_ERRORS, TimeoutError) as group:
                 if not self._failures:  # an outage is told once
                     log.warning("pub/sub connection lost", error=str(group.exceptions[0]))
             except* Exception:
                 log.exception("pub/sub failed")
             finally:
+                self._ear = None
+                self._owed.clear()
                 for channel in self._channels.values():
                     channel.interrupt()
             await asyncio.sleep(RETRY_SECONDS[min(self._failures, len(RETRY_SECONDS) - 1)])
@@ -179,23 +190,11 @@ class Subscriptions:
             with suppress(*CONNECTION_ERRORS):
                 await connection.disconnect(nowait=True)
 
-    async def _write(self, connection: AbstractConnection) -> None:
-        """Keep the server's subscriptions as `_channels` wants them."""
-        sent: dict[bytes, _Channel] = {}
-        while True:
-            self._changed.clear()
-            wanted = dict(self._channels)
-            stale = [name for name in sent if wanted.get(name) is not sent[name]]
-            fresh = [name for name in wanted if sent.get(name) is not wanted[name]]
-            for command, channels in (("UNSUBSCRIBE", stale), ("SUBSCRIBE", fresh)):
-                if channels:
-                    await connection.send_command(command, *channels, check_health=False)
-            sent = wanted
-            try:
-                async with asyncio.timeout(PING_SECONDS):
-                    await self._changed.wait()
-            except TimeoutError:
-                await connection.send_command("PING", check_health=False)
+    def _subscribe(self, *channels: bytes) -> None:
+        """Now, or as soon as there is a connection."""
+        if self._ear is not None and channels:
+            self._owed.update(channels)
+            self._ear.say("SUBSCRIBE", *channels)
 
     def _take(self, reply: Any) -> None:
         if isinstance(reply, ReplyError):
@@ -204,12 +203,9 @@ class Subscriptions:
             self._dispatch(*reply)
 
     def _dispatch(self, kind: bytes, name: bytes, payload: bytes) -> None:
-        channel = self._channels.get(name)
-        if channel is None:
-            return
         if kind == b"subscribe":
-            channel.acknowledge()
-        elif kind == b"message":
+            self._acknowledge(name)
+        elif kind == b"message" and (channel := self._channels.get(name)):
             try:
                 event = events.decode(payload)
             except DecodeError:
@@ -217,3 +213,17 @@ class Subscriptions:
                 return
             for inbox in channel.inboxes:
                 inbox.put(event)
+
+    def _acknowledge(self, name: bytes) -> None:
+        self._owed[name] -= 1
+        if self._owed[name]:
+            return  # closed and opened again meanwhile: only the last one stands
+        del self._owed[name]
+        if channel := self._channels.get(name):
+            channel.acknowledge()
+
+
+async def _ping(ear: Ear) -> None:
+    while True:
+        await asyncio.sleep(PING_SECONDS)
+        ear.say("PING")

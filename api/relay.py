@@ -18,7 +18,6 @@ from api.feed import PAGE, Feed
 from api.hub import Subscriptions
 from api.metrics import ApiMetrics
 from api.pace import Pace
-from api.repeating import end
 from shared import log
 from shared.allotment import Allotment
 from shared.errors import (
@@ -95,22 +94,15 @@ class Relay:
             QueueFullError: and the others that `JobQueue.submit` raises.
             JobExpiredError: the job that the key stands for has ended and is forgotten.
         """
-        # Both at once. A worker may be done before we are heard to subscribe, but not unseen: a
-        # feed begins with a look at the log, and that comes after both.
+        # Both are under way at once. A worker may be done before we are heard to subscribe, but not
+        # unseen: a feed that has not heard the first event looks at the log, behind both.
         request = admission.request
-        enqueuing = asyncio.create_task(self.enqueue(admission))
-        try:
-            async with self._follow(request.id, after=0, key=request.key) as feed:
-                job_id = await enqueuing
-                bind_contextvars(job_id=job_id)  # the task had variables of its own
-                if job_id == feed.job_id:
-                    yield feed
-                    return
-        finally:
-            if not enqueuing.done():
-                await end(enqueuing)
-            elif not enqueuing.cancelled():
-                enqueuing.exception()  # looked at: it may not be what went wrong first
+        async with self._follow(request.id, after=0, key=request.key) as feed:
+            job_id = await self.enqueue(admission)
+            if job_id == feed.job_id:
+                await self._subscriptions.acknowledged(job_id)
+                yield feed
+                return
         async with self.resume(job_id, 0, _owner(admission.request)) as earlier:
             assert earlier is not None  # something follows 0
             yield earlier
@@ -167,6 +159,7 @@ class Relay:
         latest = last if last.seq <= after else None
         after = min(after, last.seq)
         async with self._follow(job_id, after=after, key=caller.key, latest=latest) as feed:
+            await self._subscriptions.acknowledged(job_id)
             yield feed
 
     async def read(self, job_id: str, caller: Caller) -> list[AnyEvent]:
@@ -224,6 +217,8 @@ class Relay:
     async def _follow(
         self, job_id: str, *, after: int, key: str, latest: AnyEvent | None = None
     ) -> AsyncIterator[Feed]:
+        """Its subscription is on the way to the server, but perhaps not yet there."""
+
         async def read_log(last: int) -> list[AnyEvent]:
             async with in_time():
                 events = await log.read(self._redis, job_id, last, count=PAGE)
@@ -233,7 +228,7 @@ class Relay:
                 self._metrics.repaired()
             return events
 
-        inbox = await self._subscriptions.open(job_id)
+        inbox = self._subscriptions.open(job_id)
         feed = Feed(
             job_id,
             read_log,

@@ -30,8 +30,12 @@ _PIECE: Final = 16 * 1024
 """Bytes that are worth a write of their own. A client that does not read has one in memory."""
 
 
-def pieces(frames: Iterable[bytes]) -> Iterator[bytes]:
-    """Frames put together, each made only when it is its turn."""
+class Last(bytes):
+    """A piece that is followed by nothing: the end of its body goes out with it."""
+
+
+def pieces(frames: Iterable[bytes], *, end: bool = False) -> Iterator[bytes]:
+    """Frames put together, each made only when it is its turn. `end`: nothing follows them."""
     piece: list[bytes] = []
     size = 0
     for each in frames:
@@ -42,7 +46,7 @@ def pieces(frames: Iterable[bytes]) -> Iterator[bytes]:
             piece.clear()
             size = 0
     if piece:
-        yield b"".join(piece)
+        yield (Last if end else bytes)(b"".join(piece))
 
 
 def one_line(encoded: bytes) -> bytes:

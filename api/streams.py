@@ -12,13 +12,13 @@ from starlette.types import Receive, Scope, Send
 
 from api.context import send_behind
 from api.errors import StoppingError, failure
-from api.feed import Feed
+from api.feed import PAGE, Feed
 from api.heartbeat import Heartbeat
 from api.open_streams import OpenStreams
 from api.shortcut import Shortcut, Shorten
-from api.sse import frame, json_frame, pieces
+from api.sse import Last, frame, json_frame, pieces
 from shared.errors import MiniVaultError
-from shared.events import AnyEvent, Failed, text_of
+from shared.events import AnyEvent, Failed, is_terminal, text_of
 from shared.logging import get_logger
 
 EVENT_STREAM: Final = "text/event-stream"
@@ -107,17 +107,22 @@ class _Body:
             log.warning("stream broken off", reason=str(error))
 
     async def _send(self, send: Send) -> None:
-        if self._ping:
-            with Heartbeat(send, self._ping, self._streams.ping_seconds) as heartbeat:
-                if self._shorten is not None:
-                    self._shorten(heartbeat.note)
-                async for piece in self._content:
-                    heartbeat.note()
-                    await send({"type": "http.response.body", "body": piece, "more_body": True})
-        else:
-            async for piece in self._content:
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        if not self._ping:
+            await self._send_all(send, lambda: None)
+            return
+        with Heartbeat(send, self._ping, self._streams.ping_seconds) as heartbeat:
+            if self._shorten is not None:
+                self._shorten(heartbeat.note)
+            await self._send_all(send, heartbeat.note)
+
+    async def _send_all(self, send: Send, note: Callable[[], None]) -> None:
+        more = True
+        async for piece in self._content:
+            note()
+            more = not isinstance(piece, Last)
+            await send({"type": "http.response.body", "body": piece, "more_body": more})
+        if more:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def _leave(receive: Receive, cut: Callable[[], None]) -> None:
@@ -134,17 +139,18 @@ async def frames(feed: Feed) -> AsyncGenerator[bytes]:
     """
     try:
         async for events in feed.batches():
-            for piece in pieces(map(frame, events)):
+            end = is_terminal(events[-1]) and len(events) < PAGE
+            for piece in pieces(map(frame, events), end=end):
                 yield piece
     except StoppingError:
         return
     except MiniVaultError as error:
-        yield _farewell(error)
+        yield Last(_farewell(error))
 
 
 async def farewell(error: MiniVaultError) -> AsyncGenerator[bytes]:
     """A stream that has to end before it began."""
-    yield _farewell(error)
+    yield Last(_farewell(error))
 
 
 def _farewell(error: MiniVaultError) -> bytes:

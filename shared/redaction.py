@@ -20,6 +20,8 @@ _HEADER: Final = re.compile(
         (?:(?:bearer|basic|digest)\s+)?[^\s'"\\,;]+""",
     re.IGNORECASE | re.VERBOSE,
 )
+_HEADERS: Final = ("authorization", "api-key", "cookie")
+"""Any of which is part of what `_HEADER` finds."""
 _API_KEY: Final = re.compile(r"(mv-[0-9a-f]{12}-)[0-9a-f]{16,}")
 """Also one that was cut off, or is not ours: whoever sent it may have meant one that is."""
 _SHORTEST: Final = 6
@@ -37,9 +39,15 @@ class Redaction:
     def __call__(self, _: Any, __: str, line: str) -> str:
         if self._known is not None:
             line = self._known.sub(MARK, line)
-        line = _PASSWORD_IN_URL.sub(rf"\1:{MARK}@", line)
-        line = _API_KEY.sub(rf"\1{MARK}", line)
-        return _HEADER.sub(rf"\1\2{MARK}", line)
+        # To look for what they need first takes a fiftieth of the time: nearly no line has it.
+        if "://" in line:
+            line = _PASSWORD_IN_URL.sub(rf"\1:{MARK}@", line)
+        if "mv-" in line:
+            line = _API_KEY.sub(rf"\1{MARK}", line)
+        lowered = line.lower()
+        if any(name in lowered for name in _HEADERS):
+            line = _HEADER.sub(rf"\1\2{MARK}", line)
+        return line
 
 
 def _secrets(settings: Settings) -> Iterator[str]:

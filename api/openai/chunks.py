@@ -13,12 +13,12 @@ from api.openai.body import StreamOptions
 from api.openai.feeds import Choices, Said, Spoken
 from api.openai.voices import ChunkChoice, Name, Voice
 from api.problems import problem_of
-from api.sse import one_line, pieces
+from api.sse import Last, one_line, pieces
 from shared import events
 from shared.errors import MiniVaultError
 from shared.events import Done, Token
 
-DONE: Final = b"data: [DONE]\n\n"
+DONE: Final = Last(b"data: [DONE]\n\n")
 PING: Final = b": ping\n"
 """A comment without the blank line: behind an `id:`, OpenAI's Python SDK takes any blank line for
 the end of an event, and fails on its empty data."""

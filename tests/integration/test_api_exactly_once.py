@@ -44,9 +44,12 @@ class Wire:
     def __init__(self) -> None:
         self.inbox = Inbox()
 
-    async def open(self, _: str) -> Inbox:
+    def open(self, _: str) -> Inbox:
         self.inbox = Inbox()
         return self.inbox
+
+    async def acknowledged(self, _: str) -> None:
+        pass
 
     def close(self, _: str, inbox: Inbox) -> None:
         inbox.close()

@@ -34,8 +34,9 @@ def subscribers(redis: Redis) -> int:
 
 @asynccontextmanager
 async def subscribed(subscriptions: Subscriptions) -> AsyncIterator[Inbox]:
-    inbox = await subscriptions.open(JOB)
+    inbox = subscriptions.open(JOB)
     try:
+        await subscriptions.acknowledged(JOB)
         yield inbox
     finally:
         subscriptions.close(JOB, inbox)
@@ -76,6 +77,28 @@ async def test_a_channel_is_kept_for_as_long_as_one_stream_wants_it(
     await until_async(left, what="unsubscribing")
 
 
+async def test_a_channel_that_is_left_and_wanted_again_at_once_is_heard(
+    subscriptions: Subscriptions, redis: Redis
+) -> None:
+    """Of two subscriptions under way, only the second one says that the server listens."""
+    subscriptions.close(JOB, subscriptions.open(JOB))
+    async with subscribed(subscriptions) as inbox:
+        assert subscribers(redis) == 1
+        Author(redis, JOB).append(Token(seq=1, ids=(), text="a"))
+        assert seqs(await inbox.get(5)) == [1]
+
+
+async def test_what_is_wanted_before_there_is_a_connection_is_heard(
+    settings: Settings, redis: Redis
+) -> None:
+    async with connect_async(settings, "test") as client, Subscriptions(client) as subscriptions:
+        inbox = subscriptions.open(JOB)  # in the same breath
+        await subscriptions.acknowledged(JOB)
+        Author(redis, JOB).append(Token(seq=1, ids=(), text="a"))
+        assert seqs(await inbox.get(5)) == [1]
+        subscriptions.close(JOB, inbox)
+
+
 async def test_a_new_connection_is_a_gap(subscriptions: Subscriptions, redis: Redis) -> None:
     async with subscribed(subscriptions) as inbox:
         redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
@@ -113,9 +136,12 @@ async def test_a_connection_that_serves_nobody_is_replaced(
 ) -> None:
     monkeypatch.setattr(hub, "ACKNOWLEDGE_TIMEOUT", 0.2)
     async with subscribed(subscriptions):
-        pass
-    (writer,) = (task for task in asyncio.all_tasks() if task.get_name() == "subscriptions.write")
-    writer.cancel()  # its group takes that for an end and waits for the reader, which goes on
+        (reader,) = (
+            task for task in asyncio.all_tasks() if task.get_name() == "subscriptions.read"
+        )
+        reader.cancel()  # its group takes that for an end and waits for the other, which goes on
+        await asyncio.wait([reader])
+        redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
 
     async def serves() -> bool:
         with suppress(RedisUnavailableError):
