@@ -14,10 +14,11 @@ append to the job's log, and a new claim makes the old one worthless.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from redis import Redis
+from redis.client import Pipeline
 from redis.exceptions import NoScriptError, RedisError
 from rq.job import Job
 
@@ -51,6 +52,25 @@ class Hunger(NamedTuple):
     """For which none of them was taken."""
 
 
+class Ending(NamedTuple):
+    """What is to be known of a job that has ended."""
+
+    claim: Claim
+    request: GenerationRequest
+    saved: bool
+    """Its row is written, so its log may expire."""
+    log_ttl: int
+    """In so many seconds."""
+    used: int = 0
+    """Tokens of its prompt and response."""
+    seconds: float | None = None
+    """In a slot."""
+
+
+def _nothing(_: Pipeline) -> None:
+    pass
+
+
 class Ledger:
     """`worker` is the name of the worker that claims."""
 
@@ -62,9 +82,11 @@ class Ledger:
         self._served: dict[str, int] = {}
         """Models, by the number of the claim that took from them last."""
         self._numbers = itertools.count(1)
-        self._take, self._seize, self._put_back, self._finish = (
-            scripts.load(redis, name) for name in ("take", "seize", "put_back", "finish")
+        self._take, self._seize, self._put_back = (
+            scripts.load(redis, name) for name in ("take", "seize", "put_back")
         )
+        # Whole rather than by hash: in a transaction it can't be sent again.
+        self._finish = scripts.source("finish")
         self._hunger = scripts.load(redis, "hunger")
 
     def take(self, models: Sequence[str] | None = None) -> Claim | None:
@@ -167,53 +189,48 @@ class Ledger:
         )
 
     def finish(
-        self,
-        claim: Claim,
-        request: GenerationRequest,
-        *,
-        saved: bool,
-        log_ttl: int,
-        used: int = 0,
-        seconds: float | None = None,
-    ) -> bool:
-        """Let go of a job that has ended; False if it is ours no more.
+        self, endings: Sequence[Ending], *, along: Callable[[Pipeline], None] = _nothing
+    ) -> list[bool]:
+        """Let go of jobs that have ended; False for those that are ours no more.
 
-        `saved`: its row is written, so its log may expire in `log_ttl` seconds. `used` are the
-        tokens of its prompt and response; `seconds` is the time that it spent in a slot.
+        `along` adds to the transaction in which that happens.
         """
-        if request.webhook_url:
-            log_ttl = max(log_ttl, KEPT_SECONDS)
-        return bool(
-            self._finish(
-                keys=[
-                    names.CLAIMS,
-                    names.JOBS,
-                    names.UNSAVED,
-                    names.in_flight(request.client),
-                    names.ATTENDED,
-                    names.CANCELS,
-                    names.STRIKES,
-                    names.events(claim.job_id),
-                    names.ended(claim.job_id),
-                    names.PACE,
-                    names.tokens(request.key, day_of(request.created_at)),
-                    names.WEBHOOKS,
-                    names.WEBHOOK_TRIES,
-                ],
-                args=[
-                    claim.job_id,
-                    claim.owner,
-                    "1" if saved else "0",
-                    log_ttl,
-                    log_ttl + ENDED_TTL,
-                    claim.model,
-                    "" if seconds is None else seconds,
-                    request.key,
-                    used,
-                    "1" if request.webhook_url else "0",
-                ],
+        keys = [
+            names.CLAIMS,
+            names.JOBS,
+            names.UNSAVED,
+            names.ATTENDED,
+            names.CANCELS,
+            names.STRIKES,
+            names.PACE,
+            names.WEBHOOKS,
+            names.WEBHOOK_TRIES,
+        ]
+        arguments: list[str | float] = []
+        for claim, request, saved, log_ttl, used, seconds in endings:
+            keys += (
+                names.in_flight(request.client),
+                names.events(claim.job_id),
+                names.ended(claim.job_id),
+                names.tokens(request.key, day_of(request.created_at)),
             )
-        )
+            kept = max(log_ttl, KEPT_SECONDS) if request.webhook_url else log_ttl
+            arguments += (
+                claim.job_id,
+                claim.owner,
+                "1" if saved else "0",
+                kept,
+                kept + ENDED_TTL,
+                claim.model,
+                "" if seconds is None else seconds,
+                request.key,
+                used,
+                "1" if request.webhook_url else "0",
+            )
+        with self._redis.pipeline() as pipe:
+            along(pipe)
+            pipe.eval(self._finish, len(keys), *keys, *arguments)
+            return [verdict == 1 for verdict in pipe.execute()[-1]]
 
     def accuse(self, claim: Claim, tokens: int) -> None:
         """Note that a suspect is about to be computed: if its worker dies now, that was why."""

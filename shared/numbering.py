@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from itertools import count
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -50,12 +51,20 @@ def new_numbers(connection: sa.Connection, rows: Sequence[Interaction]) -> dict[
 def _taken(connection: sa.Connection, firsts: set[int]) -> dict[int, set[int]]:
     """Of each millisecond, the numbers that are in use."""
     found: dict[int, set[int]] = {first: set() for first in firsts}
-    column = _NUMBERS.c.number
-    spans = [column.between(first, first + PLACES_A_MILLISECOND - 1) for first in firsts]
-    if spans:
-        for number in connection.execute(sa.select(column).where(sa.or_(*spans))).scalars():
+    if firsts:
+        values = {f"first{i}": first for i, first in enumerate(firsts)}
+        for number in connection.execute(_numbers_in(len(firsts)), values).scalars():
             found[number - number % PLACES_A_MILLISECOND].add(number)
     return found
+
+
+@cache
+def _numbers_in(milliseconds: int) -> sa.Select[Any]:
+    """Those that are in use, in so many of them: `first0`, `first1` and so on."""
+    column = _NUMBERS.c.number
+    firsts = [sa.bindparam(f"first{i}", type_=sa.BigInteger) for i in range(milliseconds)]
+    spans = [column.between(first, first + PLACES_A_MILLISECOND - 1) for first in firsts]
+    return sa.select(column).where(sa.or_(*spans))
 
 
 def _moment(created_at: str) -> datetime:

@@ -25,6 +25,16 @@ _COUNTS: Final = ("requests", *_TOKENS)
 _TOMBSTONES: Final = sa.table(
     "tombstones", *(sa.column(name) for name in (*_COUNTED, "deleted_at"))
 )
+_IDS: Final = sa.bindparam("ids", type_=sa.Text, expanding=True)
+_KNOWN: Final = sa.union_all(
+    sa.select(*(INTERACTIONS.c[name] for name in ("number", *_COUNTED))).where(
+        INTERACTIONS.c.id.in_(_IDS)
+    ),
+    sa.select(sa.cast(sa.null(), sa.BigInteger), *(_TOMBSTONES.c[name] for name in _COUNTED)).where(
+        _TOMBSTONES.c.id.in_(_IDS)
+    ),
+)
+"""What has been counted of some jobs; what was deleted has no number."""
 MAX_ROWS: Final = 250
 """At a time: databases bound the parameters of a statement, and others wait for us."""
 
@@ -49,39 +59,86 @@ def batches(rows: Iterable[Interaction]) -> Iterator[list[Interaction]]:
         yield batch
 
 
-def write(connection: sa.Connection, database: Database, rows: Sequence[Interaction]) -> None:
-    """Insert or replace at most `MAX_ROWS` rows of as many jobs, and add to the usage.
+class Settling:
+    """Writes to one database. Statements are made once: that takes longer than to run them."""
 
-    A row never replaces one of a later attempt: a worker that was thought dead may wake right
-    here. That of a job whose row was deleted counts, and is not written.
-    """
-    ids = [row.id for row in rows]
-    written = _known(connection, INTERACTIONS, ids, ["number", *_COUNTED])
-    buried = _known(connection, _TOMBSTONES, ids, _COUNTED)
-    known = written | buried
-    news = [row for row in rows if row.id not in known or known[row.id]["attempts"] <= row.attempts]
-    number_of = {job_id: row["number"] for job_id, row in written.items()}
-    number_of |= new_numbers(connection, [row for row in news if row.id not in known])
-    alive = [row for row in news if row.id not in buried]
-    _upsert(connection, database, [_values(row) | {"number": number_of[row.id]} for row in alive])
-    _bury(connection, database, [_values(row) for row in news if row.id in buried])
-    _count(connection, database, news, known)
+    def __init__(self, database: Database) -> None:
+        insertion = database.insert(INTERACTIONS)
+        changed = {column.name: column for column in insertion.excluded if column.name != "number"}
+        self._upsert = insertion.on_conflict_do_update(index_elements=["id"], set_=changed)
+        insertion = database.insert(_TOMBSTONES)
+        buried = {name: insertion.excluded[name] for name in (*_COUNTED, "deleted_at")}
+        self._bury = insertion.on_conflict_do_update(index_elements=["id"], set_=buried)
+        insertion = database.insert(USAGE)
+        counted = {name: USAGE.c[name] + insertion.excluded[name] for name in _COUNTS}
+        self._count = insertion.on_conflict_do_update(
+            index_elements=["day", "key", "model"], set_=counted
+        )
 
+    def write(self, connection: sa.Connection, rows: Sequence[Interaction]) -> None:
+        """Insert or replace at most `MAX_ROWS` rows of as many jobs, and add to the usage.
 
-def remove(
-    connection: sa.Connection, database: Database, which: Iterable[sa.ColumnElement[bool]]
-) -> int:
-    """Delete at most `MAX_ROWS` of these rows, the oldest first; returns how many.
+        A row never replaces one of a later attempt: a worker that was thought dead may wake right
+        here. That of a job whose row was deleted counts, and is not written.
+        """
+        ids = {"ids": [row.id for row in rows]}
+        found = connection.execute(_KNOWN, ids).mappings().all()
+        written = {row["id"]: row for row in found if row["number"] is not None}
+        buried = {row["id"]: row for row in found if row["number"] is None}
+        known = written | buried
+        news = [
+            row for row in rows if row.id not in known or known[row.id]["attempts"] <= row.attempts
+        ]
+        number_of = {job_id: row["number"] for job_id, row in written.items()}
+        number_of |= new_numbers(connection, [row for row in news if row.id not in known])
+        alive = [row for row in news if row.id not in buried]
+        if alive:
+            values = [_values(row) | {"number": number_of[row.id]} for row in alive]
+            connection.execute(self._upsert, values)
+        self._keep_tombs(connection, [_values(row) for row in news if row.id in buried])
+        self._add_usage(connection, news, known)
 
-    What they have used stays counted.
-    """
-    columns = [INTERACTIONS.c[name] for name in ("number", *_COUNTED)]
-    query = sa.select(*columns).where(*which).order_by(INTERACTIONS.c.number).limit(MAX_ROWS)
-    found = connection.execute(query).mappings().all()
-    _bury(connection, database, found)
-    numbers = [row["number"] for row in found]
-    connection.execute(sa.delete(INTERACTIONS).where(INTERACTIONS.c.number.in_(numbers)))
-    return len(found)
+    def remove(self, connection: sa.Connection, which: Iterable[sa.ColumnElement[bool]]) -> int:
+        """Delete at most `MAX_ROWS` of these rows, the oldest first; returns how many.
+
+        What they have used stays counted.
+        """
+        columns = [INTERACTIONS.c[name] for name in ("number", *_COUNTED)]
+        query = sa.select(*columns).where(*which).order_by(INTERACTIONS.c.number).limit(MAX_ROWS)
+        found = connection.execute(query).mappings().all()
+        self._keep_tombs(connection, found)
+        numbers = [row["number"] for row in found]
+        connection.execute(sa.delete(INTERACTIONS).where(INTERACTIONS.c.number.in_(numbers)))
+        return len(found)
+
+    def _keep_tombs(self, connection: sa.Connection, rows: Sequence[_Row]) -> None:
+        if not rows:
+            return
+        now = {"deleted_at": datetime.now(UTC).isoformat()}
+        tombs = [{name: row[name] for name in _COUNTED} | now for row in rows]
+        connection.execute(self._bury, tombs)
+
+    def _add_usage(
+        self, connection: sa.Connection, rows: Sequence[Interaction], known: Mapping[str, _Row]
+    ) -> None:
+        """Add what the rows have that was not counted yet."""
+        if not rows:
+            return
+        added: dict[tuple[str, str, str], dict[str, int]] = {}
+        for row in rows:
+            before = known.get(row.id)
+            counter = row.day, storable(row.key), storable(row.model)
+            sums = added.setdefault(counter, dict.fromkeys(_COUNTS, 0))
+            sums["requests"] += before is None
+            for name in _TOKENS:
+                sums[name] += getattr(row, name) - (before[name] if before else 0)
+        connection.execute(
+            self._count,
+            [
+                {"day": day, "key": key, "model": model, **counts}
+                for (day, key, model), counts in added.items()
+            ],
+        )
 
 
 def forget_deleted(connection: sa.Connection, before: datetime) -> None:
@@ -89,64 +146,8 @@ def forget_deleted(connection: sa.Connection, before: datetime) -> None:
     connection.execute(sa.delete(_TOMBSTONES).where(_TOMBSTONES.c.deleted_at < before.isoformat()))
 
 
-def _known(
-    connection: sa.Connection, table: sa.TableClause, ids: Sequence[str], columns: Sequence[str]
-) -> dict[str, _Row]:
-    query = sa.select(*(table.c[name] for name in columns)).where(table.c.id.in_(ids))
-    return {row["id"]: row for row in connection.execute(query).mappings()}
-
-
 def _values(row: Interaction) -> dict[str, Any]:
     return {
         name: storable(value) if isinstance(value, str) else value
         for name, value in msgspec.structs.asdict(row).items()
     }
-
-
-def _upsert(connection: sa.Connection, database: Database, rows: Sequence[_Row]) -> None:
-    if not rows:
-        return
-    insertion = database.insert(INTERACTIONS)
-    changed = {column.name: column for column in insertion.excluded if column.name != "number"}
-    upsert = insertion.on_conflict_do_update(index_elements=["id"], set_=changed)
-    connection.execute(upsert, rows)
-
-
-def _bury(connection: sa.Connection, database: Database, rows: Sequence[_Row]) -> None:
-    if not rows:
-        return
-    now = datetime.now(UTC).isoformat()
-    insertion = database.insert(_TOMBSTONES)
-    columns = {name: insertion.excluded[name] for name in (*_COUNTED, "deleted_at")}
-    connection.execute(
-        insertion.on_conflict_do_update(index_elements=["id"], set_=columns),
-        [{name: row[name] for name in _COUNTED} | {"deleted_at": now} for row in rows],
-    )
-
-
-def _count(
-    connection: sa.Connection,
-    database: Database,
-    rows: Sequence[Interaction],
-    known: Mapping[str, _Row],
-) -> None:
-    """Add what the rows have that was not counted yet."""
-    if not rows:
-        return
-    added: dict[tuple[str, str, str], dict[str, int]] = {}
-    for row in rows:
-        before = known.get(row.id)
-        counter = row.day, storable(row.key), storable(row.model)
-        sums = added.setdefault(counter, dict.fromkeys(_COUNTS, 0))
-        sums["requests"] += before is None
-        for name in _TOKENS:
-            sums[name] += getattr(row, name) - (before[name] if before else 0)
-    insertion = database.insert(USAGE)
-    counted = {name: USAGE.c[name] + insertion.excluded[name] for name in _COUNTS}
-    connection.execute(
-        insertion.on_conflict_do_update(index_elements=["day", "key", "model"], set_=counted),
-        [
-            {"day": day, "key": key, "model": model, **counts}
-            for (day, key, model), counts in added.items()
-        ],
-    )

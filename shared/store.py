@@ -16,7 +16,7 @@ from shared.history import Filter, Page, conditions, read_one, read_page
 from shared.interaction import Interaction, without_text
 from shared.logging import get_logger
 from shared.settings import Settings
-from shared.settling import MAX_ROWS, batches, forget_deleted, remove, write
+from shared.settling import MAX_ROWS, Settling, batches, forget_deleted
 from shared.usage import Usage, UsageFilter, UsageKey, key_of, read_usage
 
 _PAGE: Final = 200
@@ -28,6 +28,7 @@ class Store:
     def __init__(self, database: Database, *, with_text: bool = True) -> None:
         """Without texts, rows are written that have none."""
         self._database = database
+        self._settling = Settling(database)
         self._with_text = with_text
 
     @classmethod
@@ -60,7 +61,7 @@ class Store:
         new = {row.id: row if self._with_text else without_text(row) for row in rows}
         for batch in batches(new.values()):
             with self._writing() as connection:
-                write(connection, self._database, batch)
+                self._settling.write(connection, batch)
 
     def page(self, wanted: Filter, *, before: int | None = None, limit: int = 20) -> Page:
         """The newest rows with a smaller number than `before`.
@@ -120,7 +121,7 @@ class Store:
     def delete_some(self, wanted: Filter, *, ids: Sequence[str] | None = None) -> int:
         """As `delete`, but no more than writers would want to wait for, and without `scrub`."""
         with self._writing() as connection:
-            return remove(connection, self._database, conditions(wanted, ids))
+            return self._settling.remove(connection, conditions(wanted, ids))
 
     def forget_deleted(self, before: datetime) -> None:
         """Of what was deleted before then, keep not even the ids."""

@@ -84,7 +84,8 @@ class Attempts:
             self.forget(run)
 
     def forget(self, run: Run) -> None:
-        """Let go of it, and of its slot."""
+        """Let go of it, of its books and of its slot."""
+        self._books.forget(run)
         if self._runs.pop(run.key, None) is not None and run.key in self._in_slots:
             self._in_slots.remove(run.key)
             self._release()

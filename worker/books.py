@@ -43,39 +43,48 @@ class Books:
         self._tickets: dict[str, _Ticket] = {}
 
     def open(self, runs: Sequence[Run]) -> None:
-        """Write jobs down as started, as RQ's `prepare_execution` and what follows it do.
-
-        Not one that was deleted from RQ by hand, nor one whose books were closed by somebody who
-        died before the rest was done.
-        """
-        ids = [run.id for run in runs]
-        jobs = Job.fetch_many(ids, connection=self._redis, serializer=JSONSerializer)
-        worker, tickets = self._worker, dict[str, _Ticket]()
+        """Write jobs down as started."""
         with self._redis.pipeline() as pipe:
-            for run, job in zip(runs, jobs, strict=True):
-                if job is None or job.get_status(refresh=False) in _OVER:
-                    continue
-                execution = Execution.create(job, EXECUTION_TTL, pipe, worker.name)
-                job.prepare_for_execution(worker.name, pipe)
-                pipe.persist(job.key)
-                tickets[run.key] = _Ticket(job, execution)
+            tickets = self._open(runs, pipe)
             if not tickets:
                 return
-            worker.set_state(WorkerStatus.BUSY, pipe)
-            worker.heartbeat(pipeline=pipe)
+            self._worker.set_state(WorkerStatus.BUSY, pipe)
+            self._worker.heartbeat(pipeline=pipe)
             pipe.execute()
-        worker.executions |= {each.execution.id: each.execution for each in tickets.values()}
+        self._worker.executions |= {each.execution.id: each.execution for each in tickets.values()}
         self._tickets |= tickets
 
-    def close(self, ends: Collection[tuple[Run, Outcome]]) -> None:
-        """Write down how jobs have ended, in one transaction."""
-        with self._redis.pipeline() as pipe:
-            for run, outcome in ends:
-                if ticket := self._tickets.get(run.key):
-                    self._close(run, outcome, ticket, pipe)
-            pipe.execute()
-        for run, _ in ends:
-            self._tickets.pop(run.key, None)
+    def close(self, ends: Collection[tuple[Run, Outcome]], pipe: Pipeline) -> None:
+        """Have `pipe` write down how jobs have ended. `forget` them when that is done.
+
+        What was not opened before is opened with it.
+        """
+        late = [run for run, _ in ends if run.key not in self._tickets]
+        tickets = self._tickets | self._open(late, pipe)
+        for run, outcome in ends:
+            if ticket := tickets.get(run.key):
+                self._close(run, outcome, ticket, pipe)
+
+    def forget(self, run: Run) -> None:
+        self._tickets.pop(run.key, None)
+
+    def _open(self, runs: Sequence[Run], pipe: Pipeline) -> dict[str, _Ticket]:
+        """As RQ's `prepare_execution` and what follows it do.
+
+        Not for one that was deleted from RQ by hand, nor for one whose books are closed.
+        """
+        ids, tickets = [run.id for run in runs], dict[str, _Ticket]()
+        if not ids:
+            return tickets
+        jobs = Job.fetch_many(ids, connection=self._redis, serializer=JSONSerializer)
+        for run, job in zip(runs, jobs, strict=True):
+            if job is None or job.get_status(refresh=False) in _OVER:
+                continue
+            execution = Execution.create(job, EXECUTION_TTL, pipe, self._worker.name)
+            job.prepare_for_execution(self._worker.name, pipe)
+            pipe.persist(job.key)
+            tickets[run.key] = _Ticket(job, execution)
+        return tickets
 
     def _close(self, run: Run, outcome: Outcome, ticket: _Ticket, pipe: Pipeline) -> None:
         job, execution = ticket.job, ticket.execution
@@ -106,7 +115,7 @@ class Books:
         self._worker.cleanup_execution(job, pipe, execution)
 
     def discard(self, run: Run) -> None:
-        """Forget a run that does not end here."""
+        """Strike off a run that does not end here."""
         ticket = self._tickets.pop(run.key, None)
         if ticket is not None:
             with self._redis.pipeline() as pipe:

@@ -1,10 +1,10 @@
-"""Ends jobs: the row, the terminal event, RQ's bookkeeping, the claim, in this order.
+"""Ends jobs: the row, the terminal event, RQ's bookkeeping with the claim, in this order.
 
 RQ's books are opened here as well, when there is a lull: that is for dashboards, and is not to take
-from what a first token waits for.
+from what a first token waits for. Those of a job that ends before are opened as they are closed.
 
 A crash between two of these is repaired by running the rest again: the row is an upsert, the
-event is accepted once, RQ's books can be closed twice, and the claim goes last.
+event is accepted once, and RQ's books are closed in the transaction that lets go of the claim.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from contextlib import suppress
 from functools import partial
 from typing import Final, TypeAlias
 
+from redis.client import Pipeline
 from redis.exceptions import RedisError
 
 from shared.errors import DecodeError, JobNotFoundError, StoreError
 from shared.events import Cancelled, Done, Failed
 from shared.job import now
-from shared.ledger import Ledger
+from shared.ledger import Ending, Ledger
 from shared.log import Append, EventLog
 from shared.logging import get_logger
 from shared.queue import FAILURE_TTL
@@ -41,6 +42,7 @@ _MANY: Final = 8
 """Runs for which there has to be no lull."""
 
 End: TypeAlias = tuple[Run, Outcome]
+Terminal: TypeAlias = Done | Failed | Cancelled
 _Task: TypeAlias = tuple[Run, Outcome | None]
 """A run and its outcome; None: it has begun."""
 
@@ -58,7 +60,7 @@ class Finisher(SideThread):
         traces: RunTraces,
         result_ttl: int,
         open_books: Callable[[Sequence[Run]], None],
-        close_books: Callable[[Sequence[End]], None],
+        close_books: Callable[[Sequence[End], Pipeline], None],
         on_finished: Callable[[Run], None],
         on_fenced: Callable[[Run], None],
         on_crash: Callable[[], None],
@@ -100,7 +102,7 @@ class Finisher(SideThread):
             closed = None in tasks
             begun += [task[0] for task in tasks if task and task[1] is None]
             ends = [(run, outcome) for run, outcome in filter(None, tasks) if outcome is not None]
-            if begun and (ends or closed or not tasks or len(begun) > _MANY):
+            if begun and (closed or not tasks or len(begun) > _MANY):
                 self._patience.insist(partial(self._open_books, begun))
                 begun = []
             if ends:
@@ -132,12 +134,10 @@ class Finisher(SideThread):
                 self._metrics.fenced()
         if saved:
             self._correct([run for run, _ in fresh if run.fenced])
-        ours = [(run, outcome) for run, outcome, _ in ends if not run.fenced]
-        self._patience.insist(partial(self._close_books, ours))
-        for run, outcome, end in ends:
-            if not run.fenced:
-                let_go = partial(self._let_go, run, end, saved=saved)
-                run.fenced = not self._patience.insist(let_go)
+        ours = [(run, outcome, end) for run, outcome, end in ends if not run.fenced]
+        if ours:
+            self._let_go(ours, saved=saved)
+        for run, outcome, _ in ends:
             if run.fenced:
                 self._on_fenced(run)
                 continue
@@ -149,19 +149,26 @@ class Finisher(SideThread):
                 attempt=run.starts,
             )
 
-    def _let_go(self, run: Run, end: Done | Failed | Cancelled, *, saved: bool) -> bool:
-        return self._ledger.finish(
-            run.claim,
-            run.request,
-            saved=saved,
-            # A failed job can be put back for as long as RQ shows it.
-            log_ttl=FAILURE_TTL if isinstance(end, Failed) else self._result_ttl,
-            used=end.usage.total_tokens,
-            # Not of one whose row or end was all that was missing: that says nothing of the pace.
-            seconds=run.seconds if isinstance(end, Done) and run.first_token_at else None,
-        )
+    def _let_go(self, ours: Sequence[tuple[Run, Outcome, Terminal]], *, saved: bool) -> None:
+        endings = [
+            Ending(
+                run.claim,
+                run.request,
+                saved=saved,
+                # A failed job can be put back for as long as RQ shows it.
+                log_ttl=FAILURE_TTL if isinstance(end, Failed) else self._result_ttl,
+                used=end.usage.total_tokens,
+                # Not of one whose row or end was all that was missing: it says nothing of the pace.
+                seconds=run.seconds if isinstance(end, Done) and run.first_token_at else None,
+            )
+            for run, _, end in ours
+        ]
+        close = partial(self._close_books, [(run, outcome) for run, outcome, _ in ours])
+        verdicts = self._patience.insist(lambda: self._ledger.finish(endings, along=close))
+        for (run, _, _), is_ours in zip(ours, verdicts, strict=True):
+            run.fenced = not is_ours
 
-    def _save(self, ends: Sequence[tuple[Run, Done | Failed | Cancelled]]) -> bool:
+    def _save(self, ends: Sequence[tuple[Run, Terminal]]) -> bool:
         """Write the rows. A store that refuses delays nobody: a sweep comes back to them."""
         if time.monotonic() < self._store_failed_at + _STORE_PAUSE:
             return False

@@ -288,9 +288,10 @@ class EngineLoop(SideThread):
         for output in outputs:
             self._pass_on(output, moment)
         self._publisher.send()
-        if opened := opening - len(self._opening):
+        # Of a burst only the last ones: those still to open wait for the next step.
+        if len(self._opening) < opening and not (self._opening or self._line):
             self._publisher.settle(_SETTLE_SECONDS)
-            if opened >= len(self._runs):
+            if opening >= len(self._runs):
                 time.sleep(_RELAY_SECONDS)
         tokens = sum(len(output.ids) for output in outputs)
         self._metrics.stepped(model.name, seconds, tokens)

@@ -18,7 +18,7 @@ from shared.ledger import Ledger
 from shared.queue import FAILURE_TTL, WorkerInfo, rq_queue
 from shared.settings import Settings
 from tests.support.commands import minivault
-from tests.support.jobs import MODEL, Submitter, append, generation, log_of
+from tests.support.jobs import MODEL, Submitter, append, generation, let_go, log_of
 
 USAGE = Usage(prompt_tokens=1, completion_tokens=1)
 TIMINGS = Timings(queue=0, prefill=0, decode=0, total=0)
@@ -69,7 +69,7 @@ def fail(redis: Redis, worker: Ledger, request: GenerationRequest, *, saved: boo
     job = rq.fetch_job(claim.job_id)
     assert job is not None
     rq.failed_job_registry.add(job, FAILURE_TTL)
-    assert worker.finish(claim, request, saved=saved, log_ttl=FAILURE_TTL)
+    assert let_go(worker, claim, request, saved=saved, log_ttl=FAILURE_TTL)
 
 
 def test_each_job_is_in_its_state(redis: Redis, settings: Settings, worker: Ledger) -> None:

@@ -25,7 +25,7 @@ from shared.log import EventLog
 from shared.queue import Idempotency, rq_queue, workers
 from shared.settings import Settings
 from tests.support.books import failure, left, listed, prompts, take_all, taken
-from tests.support.jobs import MODEL, Submitter, append, generation, ledger, log_of
+from tests.support.jobs import MODEL, Submitter, append, generation, ledger, let_go, log_of
 from tests.support.poll import until
 
 
@@ -70,7 +70,7 @@ def test_running_jobs_are_in_flight_and_ended_ones_are_not(queue: Submitter, red
     with pytest.raises(TooManyInFlightError):
         queue.submit(generation("b", client="me"), max_in_flight=1)
     append(redis, claim, failure(2))
-    assert ledger(redis).finish(claim, request, saved=True, log_ttl=60)
+    assert let_go(ledger(redis), claim, request, saved=True, log_ttl=60)
     queue.submit(generation("c", client="me"), max_in_flight=1)
 
 
@@ -138,7 +138,7 @@ def test_a_claim_is_seized_from_whom_it_was_seen_with(queue: Submitter, redis: R
     seized = second.seize(request.id, MODEL, expected=claim.owner)
     assert seized is not None
     assert not first.put_back(claim, request.created_at)
-    assert not first.finish(claim, request, saved=True, log_ttl=60)
+    assert not let_go(first, claim, request, saved=True, log_ttl=60)
     assert second.owners() == {request.id: seized.owner}
 
 
@@ -157,7 +157,7 @@ def test_what_is_over_is_not_seized(queue: Submitter, redis: Redis) -> None:
     queue.submit(request)
     claim = taken(redis, request)
     append(redis, claim, failure(2))
-    assert ledger(redis).finish(claim, request, saved=True, log_ttl=60)
+    assert let_go(ledger(redis), claim, request, saved=True, log_ttl=60)
     redis.sadd(names.CANCELS, request.id)  # came too late
     assert ledger(redis).seize(request.id, MODEL) is None
     assert ledger(redis).to_cancel() == set()
@@ -243,12 +243,12 @@ def test_what_was_set_aside_is_settled_once(queue: Submitter, redis: Redis) -> N
     claim = taken(redis, request)
     append(redis, claim, failure(2))
     book = ledger(redis)
-    assert book.finish(claim, request, saved=False, log_ttl=60, used=15)
+    assert let_go(book, claim, request, saved=False, log_ttl=60, used=15)
     assert account(redis, request) == {"total": 15}
     again = book.seize(request.id, MODEL)
     assert again is not None
     for _ in range(2):
-        assert book.finish(again, request, saved=True, log_ttl=60, used=15)
+        assert let_go(book, again, request, saved=True, log_ttl=60, used=15)
     assert account(redis, request) == {"total": 15}
 
 
@@ -259,9 +259,9 @@ def test_a_stale_worker_settles_nothing(queue: Submitter, redis: Redis) -> None:
     successor = ledger(redis, "second").seize(request.id, MODEL, expected=stale.owner)
     assert successor is not None
     append(redis, successor, failure(2))
-    assert not ledger(redis).finish(stale, request, saved=True, log_ttl=60, used=99)
+    assert not let_go(ledger(redis), stale, request, saved=True, log_ttl=60, used=99)
     assert account(redis, request)["total"] == 40
-    assert ledger(redis, "second").finish(successor, request, saved=True, log_ttl=60, used=15)
+    assert let_go(ledger(redis, "second"), successor, request, saved=True, log_ttl=60, used=15)
     assert account(redis, request) == {"total": 15}
 
 
@@ -271,7 +271,7 @@ def test_a_day_that_is_forgotten_does_not_come_back(queue: Submitter, redis: Red
     redis.delete(names.tokens("k", day_of(request.created_at)))
     claim = taken(redis, request)
     append(redis, claim, failure(2))
-    assert ledger(redis).finish(claim, request, saved=True, log_ttl=60, used=15)
+    assert let_go(ledger(redis), claim, request, saved=True, log_ttl=60, used=15)
     assert account(redis, request) == {}
 
 
@@ -287,7 +287,7 @@ def test_an_ended_job_leaves_what_expires_and_nothing_else(queue: Submitter, red
     claim = taken(redis, request)
     append(redis, claim, failure(2))
     book = ledger(redis)
-    assert book.finish(claim, request, saved=True, log_ttl=60, seconds=2)
+    assert let_go(book, claim, request, saved=True, log_ttl=60, seconds=2)
     assert left(redis) <= {
         names.clock(MODEL),
         names.turns(MODEL),
@@ -297,7 +297,7 @@ def test_an_ended_job_leaves_what_expires_and_nothing_else(queue: Submitter, red
     assert 0 < redis.ttl(names.events(request.id)) <= 60
     assert redis.ttl(names.ended(request.id)) > 24 * 3600
     assert float(redis.hget(names.PACE, MODEL)) == 2
-    assert book.finish(claim, request, saved=True, log_ttl=60, seconds=2)  # a lost reply
+    assert let_go(book, claim, request, saved=True, log_ttl=60, seconds=2)  # a lost reply
     assert not queue.cancel(request.id)
 
 
@@ -306,9 +306,9 @@ def test_a_job_whose_log_has_lost_its_end_is_not_over(queue: Submitter, redis: R
     (request,) = prompts("a")
     queue.submit(request)
     claim = taken(redis, request)
-    assert not ledger(redis).finish(claim, request, saved=True, log_ttl=60)
+    assert not let_go(ledger(redis), claim, request, saved=True, log_ttl=60)
     redis.delete(names.events(request.id))
-    assert not ledger(redis).finish(claim, request, saved=True, log_ttl=60)
+    assert not let_go(ledger(redis), claim, request, saved=True, log_ttl=60)
     assert ledger(redis).owners() == {request.id: claim.owner}
 
 
@@ -318,7 +318,7 @@ def test_an_unsaved_job_keeps_its_log_until_it_is_saved(queue: Submitter, redis:
     claim = taken(redis, request)
     append(redis, claim, failure(2))
     book = ledger(redis)
-    assert book.finish(claim, request, saved=False, log_ttl=60)
+    assert let_go(book, claim, request, saved=False, log_ttl=60)
     assert book.unsaved(10) == [request.id]
     assert redis.ttl(names.events(request.id)) == -1
     assert not redis.exists(names.ended(request.id), names.in_flight("me"))
@@ -326,7 +326,7 @@ def test_an_unsaved_job_keeps_its_log_until_it_is_saved(queue: Submitter, redis:
     assert not put_back(redis, request.id)  # its row is yet to be written
     again = book.seize(request.id, MODEL)
     assert again is not None
-    assert book.finish(again, request, saved=True, log_ttl=60)
+    assert let_go(book, again, request, saved=True, log_ttl=60)
     assert book.unsaved(10) == []
     assert redis.ttl(names.events(request.id)) > 0
 
@@ -337,7 +337,7 @@ def test_the_pace_is_a_moving_average(queue: Submitter, redis: Redis) -> None:
     for request, seconds in zip(requests, (10, 20), strict=True):
         claim = taken(redis, request)
         append(redis, claim, failure(2))
-        assert ledger(redis).finish(claim, request, saved=True, log_ttl=60, seconds=seconds)
+        assert let_go(ledger(redis), claim, request, saved=True, log_ttl=60, seconds=seconds)
     assert float(redis.hget(names.PACE, MODEL)) == pytest.approx(11)
 
 
@@ -450,7 +450,7 @@ def test_a_failed_job_goes_on_behind_its_failure(queue: Submitter, redis: Redis)
     claim = taken(redis, request)
     append(redis, claim, failure(2))
     assert not put_back(redis, request.id)  # is not over yet
-    assert ledger(redis).finish(claim, request, saved=True, log_ttl=60)
+    assert let_go(ledger(redis), claim, request, saved=True, log_ttl=60)
     queue.submit(generation("another"))
     with redis.pubsub() as pubsub:
         pubsub.subscribe(names.channel(request.id))

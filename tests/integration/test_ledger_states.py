@@ -19,7 +19,7 @@ from shared.events import Started
 from shared.job import GenerationRequest
 from shared.settings import Settings
 from tests.support.books import failure, left, listed
-from tests.support.jobs import MODEL, Submitter, append, generation, ledger, log_of
+from tests.support.jobs import MODEL, Submitter, append, generation, ledger, let_go, log_of
 
 
 class Life(RuleBasedStateMachine):
@@ -98,7 +98,7 @@ class Life(RuleBasedStateMachine):
         holds = self._holds(claim)
         if claim.job_id not in self.requests:
             return
-        done = self.ledgers[0].finish(claim, self.requests[claim.job_id], saved=saved, log_ttl=60)
+        done = let_go(self.ledgers[0], claim, self.requests[claim.job_id], saved=saved, log_ttl=60)
         may = holds and claim.job_id in self.ended
         assert done == (may or not self._unfinished(claim.job_id))
         if may:
@@ -140,7 +140,7 @@ class Life(RuleBasedStateMachine):
             claim = book.seize(job_id, MODEL, expected=self.owners.get(job_id, ""))
             if claim is not None:
                 append(self.server, claim, failure(len(log_of(self.server, job_id)) + 1))
-                assert book.finish(claim, self.requests[job_id], saved=True, log_ttl=60)
+                assert let_go(book, claim, self.requests[job_id], saved=True, log_ttl=60)
         bounded = {names.clock(MODEL), names.turns(MODEL), names.wake(MODEL), names.PACE}
         assert left(self.server) <= bounded
 

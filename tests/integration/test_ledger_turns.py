@@ -7,7 +7,7 @@ from shared import names
 from shared.ledger import Ledger
 from shared.settings import Settings
 from tests.support.books import failure, left, prompts, take_all
-from tests.support.jobs import MODEL, Submitter, append, generation, ledger
+from tests.support.jobs import MODEL, Submitter, append, generation, ledger, let_go
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_clients_that_have_gone_leave_no_trace(queue: Submitter, redis: Redis) -
         claim = book.take()
         assert claim is not None
         append(redis, claim, failure(2))
-        assert book.finish(claim, request, saved=True, log_ttl=60)
+        assert let_go(book, claim, request, saved=True, log_ttl=60)
     assert left(redis) <= {names.clock(MODEL), names.wake(MODEL), names.PACE}
     assert redis.hlen(names.clock(MODEL)) == 1
     assert redis.llen(names.wake(MODEL)) <= 64

@@ -12,7 +12,7 @@ from shared.claim import Claim
 from shared.errors import JobNotFoundError
 from shared.events import AnyEvent
 from shared.job import GenerationRequest, SamplingParams
-from shared.ledger import Ledger
+from shared.ledger import Ending, Ledger
 from shared.log import Append, EventLog
 from shared.queue import Idempotency, JobQueue, Limits, Submission
 from shared.redis import connect, connect_async
@@ -102,6 +102,21 @@ def append(redis: Redis, claim: Claim, *appended: AnyEvent) -> list[bool]:
     return EventLog(redis).append_all(
         [Append(claim.job_id, claim.owner, event) for event in appended]
     )
+
+
+def let_go(
+    book: Ledger,
+    claim: Claim,
+    request: GenerationRequest,
+    *,
+    saved: bool,
+    log_ttl: int,
+    used: int = 0,
+    seconds: float | None = None,
+) -> bool:
+    """Of one job that has ended; False if it is the ledger's worker's no more."""
+    (done,) = book.finish([Ending(claim, request, saved, log_ttl, used, seconds)])
+    return done
 
 
 def log_of(redis: Redis, job_id: str) -> list[AnyEvent]:

@@ -28,6 +28,7 @@ from shared.job import GenerationRequest
 from shared.ledger import Ledger
 from shared.log import Append, EventLog
 from shared.queue import WorkerInfo, rq_queue
+from tests.support.jobs import let_go
 
 Script: TypeAlias = Callable[[GenerationRequest], Iterator[AnyEvent | float]]
 """Events, which are numbered as they are appended, and pauses in seconds."""
@@ -131,7 +132,7 @@ class ScriptedWorker:
             request, events = EventLog(self._redis).read_job(claim.job_id)
             self.seen.append(request)
             used = self._play(claim, request, len(events))
-            assert ledger.finish(claim, request, saved=True, log_ttl=LOG_TTL, used=used)
+            assert let_go(ledger, claim, request, saved=True, log_ttl=LOG_TTL, used=used)
 
     def _play(self, claim: Claim, request: GenerationRequest, last: int) -> int:
         """Tokens that were used."""
