@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Final
 
 from fastapi import Depends, Header
 from starlette.requests import Request
 
 from api.bounds import prompt_tokens_at_most
-from api.caller import Caller, CallerDep
+from api.caller import Caller
 from api.context import held, request_id, trace
 from api.deadline import in_time
-from api.deps import StateDep
 from api.draft import Draft
 from api.errors import (
     FieldProblem,
@@ -44,6 +43,10 @@ async def json_only(request: Request) -> None:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise UnsupportedMediaTypeError
+
+
+JSON_ONLY: Final = [Depends(json_only)]
+"""For routes: says so before the body is looked at."""
 
 
 def known_model(name: str | None, models: Sequence[str]) -> str:
@@ -100,37 +103,35 @@ async def admit_all(
     ]
 
 
-def _admission(*, background: bool = False) -> Callable[..., Awaitable[Admission]]:
-    """`background`: whatever the body says, the job does not need to be followed."""
+async def admit(
+    request: Request,
+    body: GenerateBody,
+    idempotency_key: str | None,
+    *,
+    background: bool = False,
+) -> Admission:
+    """A valid request that the rate limit let through.
 
-    async def admit(
-        request: Request,
-        _: Annotated[None, Depends(json_only)],
-        body: GenerateBody,
-        state: StateDep,
-        caller: CallerDep,
-        idempotency_key: IdempotencyKey = None,
-    ) -> Admission:
-        if background:
-            body = body.model_copy(update={"background": True})
-        draft = body.draft(state.settings.max_tokens)
-        [admission] = await admit_all([draft], request, state, caller, idempotency_key)
-        return admission
+    Called by endpoints, which do not depend on it: FastAPI takes a third of a millisecond to find
+    out what a tree of dependencies wants.
 
-    return admit
+    `background`: whatever the body says, the job does not need to be followed.
+
+    Raises as `admit_all`.
+    """
+    state: State = request.state.app
+    if background:
+        body = body.model_copy(update={"background": True})
+    draft = body.draft(state.settings.max_tokens)
+    [admission] = await admit_all([draft], request, state, request.state.caller, idempotency_key)
+    return admission
 
 
-Admitted = Annotated[Admission, Depends(_admission())]
-"""A valid request that the rate limit let through."""
-AdmittedInBackground = Annotated[Admission, Depends(_admission(background=True))]
-
-
-async def _submitted(request: Request, admission: Admitted, state: StateDep) -> Feed:
+async def submitted(request: Request, body: GenerateBody, idempotency_key: str | None) -> Feed:
+    """The feed of the request's job. Raises as `admit` and `Relay.submit`."""
+    admission = await admit(request, body, idempotency_key)
+    state: State = request.state.app
     return await held(request).enter_async_context(state.relay.submit(admission))
-
-
-Submitted = Annotated[Feed, Depends(_submitted)]
-"""The feed of the request's job."""
 
 
 def _job(

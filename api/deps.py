@@ -14,7 +14,7 @@ from api.caller import Caller, CallerDep
 from api.context import held
 from api.errors import StoppingError
 from api.feed import Feed
-from api.negotiation import insists_on_events, stream_type
+from api.negotiation import insists_on_events
 from api.state import State
 from shared.errors import MiniVaultError, RedisUnavailableError
 
@@ -29,15 +29,6 @@ async def _state(request: Request) -> State:
 
 
 StateDep = Annotated[State, Depends(_state)]
-
-
-async def _stream_type(
-    accept: Annotated[str | None, Header(include_in_schema=False)] = None,
-) -> str:
-    return stream_type(accept)
-
-
-StreamType = Annotated[str, Depends(_stream_type)]
 
 
 async def _last_event(

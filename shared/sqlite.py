@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -116,7 +117,7 @@ class SQLite(Database):
         if not path:
             return None
         try:
-            found = Path(path).stat()
+            found = os.stat(path)  # noqa: PTH116 (for each request that is asked for a key)
         except OSError:
             return None
         return found.st_dev, found.st_ino

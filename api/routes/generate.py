@@ -6,12 +6,13 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
-from api.admission import Submitted
-from api.deps import StateDep, StreamType
+from api.admission import JSON_ONLY, IdempotencyKey, submitted
 from api.disconnect import while_connected
 from api.errors import StoppingError, failure
 from api.feed import Feed
+from api.negotiation import stream_type
 from api.openapi import ADMISSION_PROBLEMS, EVENT_STREAM_CONTENT, Responses, problems
+from api.schemas import GenerateBody
 from api.shortcut import Shortcut
 from api.sse import frame
 from api.streams import EVENT_STREAM, PLAIN_TEXT, StreamResponse, frames, text
@@ -50,9 +51,17 @@ _STREAM: Final[dict[str, Any]] = {
 }
 
 
-@router.post("/generate", summary="Generate and wait for the whole response", responses=_REFUSALS)
-async def generate(request: Request, feed: Submitted) -> GenerateView:
+@router.post(
+    "/generate",
+    summary="Generate and wait for the whole response",
+    responses=_REFUSALS,
+    dependencies=JSON_ONLY,
+)
+async def generate(
+    request: Request, body: GenerateBody, idempotency_key: IdempotencyKey = None
+) -> GenerateView:
     """Answers when the job has ended. A slow one is better streamed."""
+    feed = await submitted(request, body, idempotency_key)
     transcript = await while_connected(request, _whole(feed))
     if transcript.error is not None:
         raise failure(transcript.error)
@@ -64,18 +73,22 @@ async def generate(request: Request, feed: Submitted) -> GenerateView:
     summary="Generate and stream the response as it grows",
     response_class=Response,
     responses={200: _STREAM} | _REFUSALS | problems("not_acceptable"),
+    dependencies=JSON_ONLY,
 )
 async def stream(
-    request: Request, media_type: StreamType, feed: Submitted, state: StateDep
+    request: Request, body: GenerateBody, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """A dropped connection ends nothing at once: go on at `GET /jobs/{job_id}/events`.
 
     If nobody does for a while, the job is cancelled, unless it was sent with `background`.
     """
+    media_type = stream_type(request.headers.get("accept"))
+    feed = await submitted(request, body, idempotency_key)
+    streams = request.state.app.streams
     if media_type == PLAIN_TEXT:
         chunks = await while_connected(request, text(feed))
-        return StreamResponse(chunks, state.streams, media_type=PLAIN_TEXT)
-    return StreamResponse(frames(feed), state.streams, shortcut=Shortcut(feed, frame))
+        return StreamResponse(chunks, streams, media_type=PLAIN_TEXT)
+    return StreamResponse(frames(feed), streams, shortcut=Shortcut(feed, frame))
 
 
 async def _whole(feed: Feed) -> Transcript:

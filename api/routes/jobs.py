@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from fastapi import APIRouter, Response, status
+from fastapi import APIRouter, Request, Response, status
 
-from api.admission import AdmittedInBackground
+from api.admission import JSON_ONLY, IdempotencyKey, admit
 from api.caller import CallerDep
 from api.deps import Resumed, StateDep
 from api.openapi import ADMISSION_PROBLEMS, EVENT_STREAM_CONTENT, Responses, problems
+from api.schemas import GenerateBody
 from api.shortcut import Shortcut
 from api.sse import frame
 from api.streams import EVENT_STREAM, StreamResponse, farewell, frames
@@ -49,11 +50,19 @@ _EVENTS: Final[Responses] = {
     summary="Submit a job without waiting for it",
     status_code=status.HTTP_202_ACCEPTED,
     responses=_SUBMITTED | problems(*ADMISSION_PROBLEMS),
+    dependencies=JSON_ONLY,
 )
 async def submit(
-    admission: AdmittedInBackground, state: StateDep, caller: CallerDep, response: Response
+    *,
+    request: Request,
+    body: GenerateBody,
+    state: StateDep,
+    caller: CallerDep,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
 ) -> JobView:
     """Takes what `POST /generate` takes. The job goes on whether or not anybody follows it."""
+    admission = await admit(request, body, idempotency_key, background=True)
     job_id = await state.relay.enqueue(admission)
     response.headers["Location"] = f"/jobs/{job_id}"
     return JobView.model_validate(Transcript(await state.relay.read(job_id, caller)))
