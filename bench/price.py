@@ -1,21 +1,27 @@
 """`python -m bench.price`: what HTTP, queue and Redis cost, beside the same engine in process.
 
-In turn within each round; whichever is not measured stands still. Short requests one after the
-other for what is added to the first token; then many streams for what is left of the throughput.
+Each measurement of the one is followed at once by the same of the other, as the machine's own
+speed may be another a few seconds later; they take turns in going first. Short requests one after
+the other for what is added to the first token; many streams for what is left of the throughput.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Final
 
 from bench import report, systems
-from bench.measure import Result, quantile, summarize
+from bench.measure import Result, Stream, quantile, summarize
 from bench.prompts import prompts
 from bench.systems import System
 from bench.workload import Ask, at_once
 from shared.configuration import load_settings
+
+_QUIET_SECONDS: Final = 0.3
+"""In which the service ends what nobody waits for any more: rows, RQ's books."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ def main() -> None:
     ):
         for number in range(arguments.rounds):
             print(f"round {number + 1} of {arguments.rounds} ...", flush=True)
-            rounds.append((_side(service, arguments, number), _side(engine, arguments, number)))
+            rounds.append(_round(service, engine, arguments, number))
     _report(rounds, arguments)
     report.save("price", [[asdict(side) for side in both] for both in rounds])
 
@@ -54,18 +60,31 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _side(system: System, arguments: argparse.Namespace, number: int) -> Side:
+def _round(
+    service: System, engine: System, arguments: argparse.Namespace, number: int
+) -> tuple[Side, Side]:
+    sides = Side([], {}), Side([], {})
+    pairs = [*zip((service, engine), sides, strict=True)][:: -1 if number % 2 else 1]
+    for count in arguments.streams:
+        asks = at_once(prompts(count, number * 1000 + count), arguments.tokens)
+        for system, side in pairs:
+            side.results[count] = summarize(_measured(system, asks))
     first = number * arguments.probes
     # What is added does not depend on the prompt; the less there is to compute, the less the
     # machine's moods cover it.
     probes = [Ask(f"Number {i}:", 2, raw=True) for i in range(first, first + arguments.probes)]
+    for system, side in pairs:
+        measured = _measured(system, probes, concurrency=1)
+        side.ttfts.extend(stream.ttft for stream in measured)
+    return sides
+
+
+def _measured(
+    system: System, asks: Sequence[Ask], *, concurrency: int | None = None
+) -> list[Stream]:
     with system.thawed():
-        results = {}
-        for count in arguments.streams:
-            asks = at_once(prompts(count, number * 1000 + count), arguments.tokens)
-            results[count] = summarize(system.driver.run(asks))
-        alone = system.driver.run(probes, concurrency=1)
-        return Side([stream.ttft for stream in alone], results)
+        time.sleep(_QUIET_SECONDS)
+        return system.driver.run(asks, concurrency=concurrency)
 
 
 def _report(rounds: Sequence[tuple[Side, Side]], arguments: argparse.Namespace) -> None:

@@ -21,6 +21,8 @@ class Claim(NamedTuple):
     """Workers that died with it since it last got any further."""
     entries: Entries = ()
     """What its log held when it was taken from its queue."""
+    behind: int = 0
+    """Jobs that the queue held then."""
 
 
 def worker_of(owner: str) -> str:

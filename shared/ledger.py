@@ -140,9 +140,10 @@ class Ledger:
         return keys, [f"{self._worker}/{number}", *_LOG]
 
     def _taken(self, answer: Any, model: str, number: int) -> Claim:
-        job_id, strikes, entries = answer
+        job_id, strikes, entries, behind = answer
         self._served[model] = number
-        return Claim(job_id.decode(), model, f"{self._worker}/{number}", strikes, entries)
+        owner = f"{self._worker}/{number}"
+        return Claim(job_id.decode(), model, owner, strikes, entries, behind)
 
     def hunger(self, models: Sequence[str]) -> dict[str, Hunger]:
         """How these models' queues fare."""

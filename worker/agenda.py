@@ -49,6 +49,8 @@ class Agenda:
         self._patience = patience
         self._look_at = 0.0
         self._fed_at = time.monotonic()
+        self._emptied: str | None = None
+        """The model whose queue held nothing behind the job that was taken last."""
         self._elsewhere: frozenset[str] = frozenset()
         """Models that other workers have."""
 
@@ -57,12 +59,13 @@ class Agenda:
         own, absent = self._models()
         if absent and (claim := self._bring(own, absent)):
             return claim
+        if not absent and own == [self._emptied]:
+            self._emptied = None  # `wait` hears of what has come since
+            return None
         claim = self._ledger.take(own)
         # With nothing to do, every new job may be a reason to look.
         self._look_at = time.monotonic() + _LOOK_SECONDS if claim else 0.0
-        if claim:
-            self._fed_at = time.monotonic()
-        return claim
+        return self._noted(claim)
 
     def wait(self, seconds: int) -> Claim | None:
         """Until there may be such a job, but no longer than this; the job, if it is known by then.
@@ -74,9 +77,12 @@ class Agenda:
             mine = [*own, *(name for name in absent if name not in self._elsewhere)]
             self._ledger.wait(seconds, mine or self._ledger.models)
             return None
-        claim = self._ledger.wait_and_take(seconds, own)
+        return self._noted(self._ledger.wait_and_take(seconds, own))
+
+    def _noted(self, claim: Claim | None) -> Claim | None:
         if claim:
             self._fed_at = time.monotonic()
+            self._emptied = None if claim.behind else claim.model
         return claim
 
     def _models(self) -> tuple[list[str], list[str]]:

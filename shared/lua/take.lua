@@ -1,5 +1,6 @@
 -- Take the job whose turn it is. From here on it is `owner`'s, or nobody's who lives: there is no
--- moment at which a job is neither queued nor claimed. Returns its id, its strikes and its log, or nil.
+-- moment at which a job is neither queued nor claimed. Returns its id, its strikes, its log and how many
+-- wait behind it, or nil.
 local jobs, claims, order, clock, turns, deadlines, strikes, rq_list = unpack(KEYS)
 local owner, logs, log_suffix = unpack(ARGV)
 local time = redis.call('TIME')
@@ -22,10 +23,11 @@ for _, job in ipairs(redis.call('ZRANGE', order, 0, 31)) do
       redis.call('ZREMRANGEBYSCORE', turns, class * 2 ^ 40, '(' .. string.format('%.0f', turn))
     end
     -- Nobody has a job in front of another's any more; the set would keep clients that came once.
-    if redis.call('ZCARD', order) == 0 then redis.call('DEL', turns) end
+    local behind = redis.call('ZCARD', order)
+    if behind == 0 then redis.call('DEL', turns) end
     local noted = redis.call('HGET', strikes, job)
     local log = redis.call('XRANGE', logs .. job .. log_suffix, '-', '+')
-    return {job, noted and tonumber(string.match(noted, '^%d+')) or 0, log}
+    return {job, noted and tonumber(string.match(noted, '^%d+')) or 0, log, behind}
   end
 end
 return nil
