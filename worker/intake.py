@@ -80,6 +80,8 @@ class GenerationWorker(BaseWorker):
         self._on_stop = on_stop
         self._free = threading.Semaphore(slots)
         self._claim: Claim | None = None
+        # What RQ's loop hands from `dequeue_job_and_maintain_ttl` to `execute_job`.
+        self._some_job = Job("some", redis, JSONSerializer), self.queues[0]
         self._suspension_seen_at = -float(_POLL_SECONDS)
         self.stopping_since: float | None = None
         """When it was first asked to stop, on the monotonic clock."""
@@ -127,9 +129,7 @@ class GenerationWorker(BaseWorker):
                     self._free.release()
             if claim is not None:
                 self._claim = claim
-                return Job(claim.job_id, self.connection, JSONSerializer), rq_queue(
-                    self.connection, claim.model
-                )
+                return self._some_job
         return None
 
     def _next_claim(self) -> Claim | None:

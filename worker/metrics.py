@@ -47,6 +47,8 @@ class WorkerMetrics:
         self._between = histogram(
             "inter_token_latency_seconds", "Between two tokens of a request.", _BETWEEN
         )
+        self._between_of: dict[str, Histogram] = {}
+        """Of each model: for each token `labels` would take longer than what it is asked for."""
         self._whole = histogram(
             "e2e_request_latency_seconds", "From acceptance to the end of the log.", _WHOLE
         )
@@ -106,7 +108,10 @@ class WorkerMetrics:
         model, time = run.request.model, run.last_token_at
         assert time is not None
         if since is not None:
-            self._between.labels(model).observe(time - since)
+            between = self._between_of.get(model)
+            if between is None:
+                between = self._between_of[model] = self._between.labels(model)
+            between.observe(time - since)
         elif not run.resumes:
             self._first_token.labels(model).observe(max(0.0, time - run.request.created_at))
 

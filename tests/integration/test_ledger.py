@@ -20,7 +20,7 @@ from shared.errors import (
 from shared.events import Queued
 from shared.failed import put_back
 from shared.job import GenerationRequest
-from shared.ledger import report_death
+from shared.ledger import Ending, report_death
 from shared.log import EventLog
 from shared.queue import Idempotency, rq_queue, workers
 from shared.settings import Settings
@@ -118,6 +118,11 @@ def test_who_waits_is_given_the_job_that_comes(queue: Submitter, redis: Redis) -
     assert log.taken(claim) == EventLog(redis).read_job(request.id)
     assert ledger(redis).owners() == {request.id: claim.owner}
     assert waiting.wait_and_take(1, [MODEL]) is None
+
+
+def test_a_claim_says_what_waits_behind_it(queue: Submitter, redis: Redis) -> None:
+    queue.submit(*prompts("a", "b", "c"))
+    assert [claim.behind for claim in take_all(ledger(redis))] == [2, 1, 0]
 
 
 def test_who_is_woken_for_another_model_takes_nothing(settings: Settings, redis: Redis) -> None:
@@ -250,6 +255,24 @@ def test_what_was_set_aside_is_settled_once(queue: Submitter, redis: Redis) -> N
     for _ in range(2):
         assert let_go(book, again, request, saved=True, log_ttl=60, used=15)
     assert account(redis, request) == {"total": 15}
+
+
+def test_jobs_that_end_together_are_let_go_each_for_itself(queue: Submitter, redis: Redis) -> None:
+    """And what goes along is written with them."""
+    running, lost, ended = prompts("running", "lost", "ended")
+    queue.submit(running, lost, ended)
+    claims = take_all(book := ledger(redis))
+    for claim in claims[1:]:
+        append(redis, claim, failure(2))
+    assert ledger(redis, "second").seize(lost.id, MODEL, expected=claims[1].owner) is not None
+    endings = [
+        Ending(claim, request, saved=True, log_ttl=60)
+        for claim, request in zip(claims, (running, lost, ended), strict=True)
+    ]
+    done = book.finish(endings, along=lambda pipe: pipe.set("along", 1))
+    assert done == [False, False, True]
+    assert set(book.owners()) == {running.id, lost.id}
+    assert redis.get("along") == b"1"
 
 
 def test_a_stale_worker_settles_nothing(queue: Submitter, redis: Redis) -> None:

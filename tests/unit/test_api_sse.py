@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from api.sse import frame, pieces
+from api.sse import Last, frame, pieces
 from shared.events import (
     AnyEvent,
     Cancelled,
@@ -97,3 +97,10 @@ def test_frames_are_put_together_in_order_and_only_as_far_as_they_are_asked_for(
     assert first + b"".join(found) == b"".join(b"%04d" % number * 250 for number in range(100))
     assert list(pieces([])) == []
     assert list(pieces([b"a", b"b"])) == [b"ab"]
+
+
+def test_only_the_last_piece_of_an_end_is_the_last() -> None:
+    found = list(pieces((b"%04d" % number * 250 for number in range(40)), end=True))
+    assert [isinstance(piece, Last) for piece in found] == [False, False, True]
+    (piece,) = pieces([b"a", b"b"], end=False)
+    assert not isinstance(piece, Last)

@@ -530,6 +530,19 @@ def test_a_step_waits_for_first_tokens_to_be_told_and_for_no_others(
     assert published.settled == firsts
 
 
+def test_of_a_burst_only_the_last_first_tokens_are_waited_for(
+    start: Callable[..., EngineLoop], published: Published
+) -> None:
+    """More than may open at once: those behind wait for the step."""
+    loop, gate, names = start(), threading.Event(), [f"{number:02}" for number in range(12)]
+    loop.load("first", lambda _: gate.wait(10))  # holds the loop's thread until all have come
+    for name in names:
+        loop.submit(job_run(name, length=5))
+    gate.set()
+    wait_for(published, *names)
+    assert published.settled == [max(published.numbers(name, Token)[0] for name in names) + 1]
+
+
 def priority_of(thread: int) -> int:
     """Elsewhere than on Linux it is the process's."""
     return os.getpriority(os.PRIO_PROCESS, thread if sys.platform == "linux" else os.getpid())
