@@ -14,12 +14,11 @@ from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, Final, Self
 
-from hiredis import ReplyError
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError
 
-from api.ear import Ear
+from api.ear import Ear, Word
 from api.inbox import Inbox
 from api.repeating import end
 from shared import events, names
@@ -75,7 +74,7 @@ class Subscriptions:
     """Hands each message to the inboxes of its job. An async context manager."""
 
     def __init__(self, redis: Redis) -> None:
-        self._pool = redis.connection_pool
+        self._redis = redis
         self._channels: dict[bytes, _Channel] = {}
         self._ear: Ear | None = None
         self._owed: Counter[bytes] = Counter()
@@ -133,6 +132,20 @@ class Subscriptions:
             if self._ear is not None:
                 self._ear.say("UNSUBSCRIBE", name)
 
+    async def ask(self, *command: Word) -> Any:
+        """A command's reply, by the connection that hears what comes of it, while there is one.
+
+        What was opened just now goes with it in one message, and what it publishes comes with its
+        reply. As with redis-py, one whose reply was lost is sent again.
+
+        Raises:
+            RedisError: the server refused, or can't be reached.
+        """
+        if self._ear is not None and self._ear.tells_apart:
+            with suppress(*CONNECTION_ERRORS):
+                return await self._ear.ask(*command)
+        return await self._redis.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py's
+
     def wake(self) -> None:
         """Have every stream look up from its inbox now."""
         for channel in self._channels.values():
@@ -181,7 +194,7 @@ class Subscriptions:
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AbstractConnection]:
-        connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py's, untyped
+        connection: AbstractConnection = self._redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py's, untyped
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 await connection.connect()  # type: ignore[no-untyped-call]  # as above
@@ -194,11 +207,11 @@ class Subscriptions:
         """Now, or as soon as there is a connection."""
         if self._ear is not None and channels:
             self._owed.update(channels)
-            self._ear.say("SUBSCRIBE", *channels)
+            self._ear.say("SUBSCRIBE", *channels, replies=len(channels))
 
     def _take(self, reply: Any) -> None:
-        if isinstance(reply, ReplyError):
-            raise ResponseError(str(reply))
+        if isinstance(reply, RedisError):
+            raise reply
         if isinstance(reply, list) and len(reply) == 3:  # else the answer to a PING
             self._dispatch(*reply)
 

@@ -71,7 +71,12 @@ async def open_state(settings: Settings, metrics: ApiMetrics) -> AsyncIterator[S
             relay = Relay(
                 redis,
                 subscriptions,
-                JobQueue(redis, result_ttl=settings.result_ttl, rq_redis=rq_redis),
+                JobQueue(
+                    redis,
+                    result_ttl=settings.result_ttl,
+                    rq_redis=rq_redis,
+                    ask=subscriptions.ask,
+                ),
                 Limits(settings.max_queued, settings.max_in_flight),
                 feeds=feeds,
                 attendance=attendance,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
+from redis.exceptions import NoScriptError
 from rq import Queue
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
@@ -89,12 +91,21 @@ class Submission(NamedTuple):
 class JobQueue:
     """RQ queues, one per model, so that a worker takes only what it serves."""
 
-    def __init__(self, redis: AsyncRedis, *, result_ttl: int, rq_redis: Redis) -> None:
+    def __init__(
+        self,
+        redis: AsyncRedis,
+        *,
+        result_ttl: int,
+        rq_redis: Redis,
+        ask: Callable[..., Awaitable[Any]] | None = None,
+    ) -> None:
         """`result_ttl` in seconds: how long RQ keeps an ended job.
 
         RQ's objects are made with `rq_redis` because they want one; nothing is sent by it.
+        `ask` sends the command of a submission, and returns its reply.
         """
         self._redis = redis
+        self._ask = ask or redis.execute_command
         self._submit = scripts.load_async(redis, "submit")
         self._cancel = scripts.load_async(redis, "cancel")
         self._erase = scripts.load_async(redis, "erase")
@@ -117,8 +128,8 @@ class JobQueue:
         limits, ttl, attended_for, idempotency, seconds_per_job, allotment = submission
         client, model = request.client, request.model
         event = Queued(seq=1, id=request.id, model=model, position=0, request_id=request.request_id)
-        verdict, what = await self._submit(
-            keys=[
+        verdict, what = await self._asked(
+            [
                 names.events(request.id),
                 names.JOBS,
                 names.order(model),
@@ -134,7 +145,7 @@ class JobQueue:
                 names.wake(model),
                 names.tokens(request.key, day_of(request.created_at)),
             ],
-            args=[
+            [
                 request.id,
                 events.encode(event),
                 job.encode(request),
@@ -174,6 +185,14 @@ class JobQueue:
                 raise TooManyInFlightError(
                     f"{int(what)} of your jobs have not ended; no more are taken."
                 )
+
+    async def _asked(self, keys: Sequence[str], args: Sequence[str | bytes | float]) -> Any:
+        """What the script of submissions answers."""
+        script = self._submit
+        try:
+            return await self._ask("EVALSHA", script.sha, len(keys), *keys, *args)
+        except NoScriptError:  # the server is new or was restarted
+            return await self._ask("EVAL", script.script, len(keys), *keys, *args)
 
     async def cancel(self, job_id: str) -> bool:
         """Ask for a job's end, once or more often; False if it has ended."""

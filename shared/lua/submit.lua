@@ -7,6 +7,8 @@ local job, event, request, channel, now, priority, client, ttl, attended_for,
   daily_tokens, reserved, tokens_ttl = unpack(ARGV, 1, 17)
 local FIRST_RQ_FIELD = 18
 
+-- Sent again: its reply was lost.
+if redis.call('EXISTS', log) == 1 then return {'known', job} end
 if fingerprint ~= '' then
   local known = redis.call('HMGET', idempotency, 'job', 'fingerprint')
   if known[1] then

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 import structlog
 from redis import Redis
+from redis.exceptions import NoScriptError
 
 from api import hub
 from api.hub import Subscriptions
@@ -163,3 +164,79 @@ async def test_without_a_server_a_stream_is_refused_in_time(
         with pytest.raises(RedisUnavailableError):
             async with subscribed(subscriptions):
                 pass
+
+
+# Questions on the same connection
+
+
+async def test_each_gets_its_own_reply_whatever_is_pushed_between(
+    subscriptions: Subscriptions, redis: Redis
+) -> None:
+    async def asked(number: int) -> bool:
+        inbox = subscriptions.open(f"job-{number}")
+        reply = await subscriptions.ask("ECHO", number)
+        await subscriptions.acknowledged(f"job-{number}")
+        subscriptions.close(f"job-{number}", inbox)
+        return bool(reply == str(number).encode())
+
+    async with subscribed(subscriptions) as inbox:
+        asking = [asyncio.create_task(asked(number)) for number in range(100)]
+        asking[50].cancel()  # perhaps on its way: its reply is nobody's
+        Author(redis, JOB).append(Token(seq=1, ids=(), text="a"))
+        replies = await asyncio.gather(*asking, return_exceptions=True)
+        assert seqs(await inbox.get(5)) == [1]
+    assert replies.pop(50) is not True
+    assert replies == [True] * 99
+    ours = [
+        client for client in redis.client_list() if int(client["sub"]) or "echo" in client["cmd"]
+    ]
+    assert len(ours) <= 1
+
+
+async def test_who_gives_up_leaves_others_their_replies(
+    subscriptions: Subscriptions, redis: Redis
+) -> None:
+    async with subscribed(subscriptions):
+        redis.execute_command("CLIENT", "PAUSE", 200, "ALL")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await subscriptions.ask("ECHO", "first")
+        assert await subscriptions.ask("ECHO", "second") == b"second"
+
+
+async def test_what_is_refused_is_raised_and_the_connection_goes_on(
+    subscriptions: Subscriptions,
+) -> None:
+    with structlog.testing.capture_logs() as logs:
+        async with subscribed(subscriptions):
+            with pytest.raises(NoScriptError):
+                await subscriptions.ask("EVALSHA", "0" * 40, 0)
+            assert await subscriptions.ask("ECHO", "a") == b"a"
+    assert "pub/sub connection lost" not in [entry["event"] for entry in logs]
+
+
+async def test_without_a_connection_another_one_is_asked(
+    subscriptions: Subscriptions, redis: Redis
+) -> None:
+    async with subscribed(subscriptions) as inbox:
+        redis.execute_command("CLIENT", "PAUSE", 300, "WRITE")
+        lost = asyncio.create_task(subscriptions.ask("SET", "asked", "yes"))
+        await asyncio.sleep(0)  # it is on its way, and stays so
+        redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        assert await lost  # by the pool
+        assert redis.get("asked") == b"yes"
+        assert await inbox.get(10) is None
+
+
+async def test_a_connection_that_does_not_tell_replies_from_messages_is_not_asked(
+    settings: Settings, redis: Redis
+) -> None:
+    old = settings.model_copy(update={"redis_url": f"{settings.effective_redis_url}?protocol=2"})
+    async with (
+        connect_async(old, "test") as client,
+        Subscriptions(client) as subscriptions,
+        subscribed(subscriptions) as inbox,
+    ):
+        assert await subscriptions.ask("ECHO", "a") == b"a"
+        Author(redis, JOB).append(Token(seq=1, ids=(), text="a"))
+        assert seqs(await inbox.get(5)) == [1]

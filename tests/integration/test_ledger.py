@@ -89,6 +89,16 @@ def test_a_key_stands_for_one_request(queue: Submitter, redis: Redis) -> None:
     assert log_of(redis, again.id) == log_of(redis, other.id) == []
 
 
+def test_a_submission_is_sent_again_where_its_reply_was_lost(
+    queue: Submitter, redis: Redis
+) -> None:
+    (request,) = prompts("a")
+    for _ in range(2):
+        assert queue.submit(request, max_in_flight=1) == [request.id]
+    assert listed(redis) == [request.id]
+    assert len(log_of(redis, request.id)) == 1
+
+
 # Claims
 
 
