@@ -23,14 +23,10 @@ from redis.exceptions import NoScriptError, RedisError
 from rq.job import Job
 
 from shared import names, scripts
-from shared.allotment import day_of
 from shared.claim import SUSPECTED, Claim
-from shared.deliveries import KEPT_SECONDS
-from shared.job import GenerationRequest
+from shared.ending import Ending, finishing
 from shared.queue import queued_models, rq_queue_key, workers
 
-ENDED_TTL: Final = 24 * 3600
-"""Seconds beyond its log's life that an ended job is remembered by name."""
 _DEATH_TTL: Final = 60
 _LOG: Final = names.events("*").split("*")
 """What stands around a job's id in the name of its log."""
@@ -50,21 +46,6 @@ class Hunger(NamedTuple):
     """Jobs."""
     seconds: float
     """For which none of them was taken."""
-
-
-class Ending(NamedTuple):
-    """What is to be known of a job that has ended."""
-
-    claim: Claim
-    request: GenerationRequest
-    saved: bool
-    """Its row is written, so its log may expire."""
-    log_ttl: int
-    """In so many seconds."""
-    used: int = 0
-    """Tokens of its prompt and response."""
-    seconds: float | None = None
-    """In a slot."""
 
 
 def _nothing(_: Pipeline) -> None:
@@ -196,38 +177,7 @@ class Ledger:
 
         `along` adds to the transaction in which that happens.
         """
-        keys = [
-            names.CLAIMS,
-            names.JOBS,
-            names.UNSAVED,
-            names.ATTENDED,
-            names.CANCELS,
-            names.STRIKES,
-            names.PACE,
-            names.WEBHOOKS,
-            names.WEBHOOK_TRIES,
-        ]
-        arguments: list[str | float] = []
-        for claim, request, saved, log_ttl, used, seconds in endings:
-            keys += (
-                names.in_flight(request.client),
-                names.events(claim.job_id),
-                names.ended(claim.job_id),
-                names.tokens(request.key, day_of(request.created_at)),
-            )
-            kept = max(log_ttl, KEPT_SECONDS) if request.webhook_url else log_ttl
-            arguments += (
-                claim.job_id,
-                claim.owner,
-                "1" if saved else "0",
-                kept,
-                kept + ENDED_TTL,
-                claim.model,
-                "" if seconds is None else seconds,
-                request.key,
-                used,
-                "1" if request.webhook_url else "0",
-            )
+        keys, arguments = finishing(endings)
         with self._redis.pipeline() as pipe:
             along(pipe)
             pipe.eval(self._finish, len(keys), *keys, *arguments)

@@ -19,10 +19,11 @@ from typing import Final, TypeAlias
 from redis.client import Pipeline
 from redis.exceptions import RedisError
 
+from shared.ending import Ending
 from shared.errors import DecodeError, JobNotFoundError, StoreError
 from shared.events import Cancelled, Done, Failed
 from shared.job import now
-from shared.ledger import Ending, Ledger
+from shared.ledger import Ledger
 from shared.log import Append, EventLog
 from shared.logging import get_logger
 from shared.queue import FAILURE_TTL

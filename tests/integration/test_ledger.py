@@ -11,6 +11,7 @@ from rq.serializers import JSONSerializer
 from shared import log, names
 from shared.allotment import Allotment, day_of, seconds_to_next_day
 from shared.claim import Claim
+from shared.ending import Ending
 from shared.errors import (
     DailyTokensError,
     IdempotencyConflictError,
@@ -20,7 +21,7 @@ from shared.errors import (
 from shared.events import Queued
 from shared.failed import put_back
 from shared.job import GenerationRequest
-from shared.ledger import Ending, report_death
+from shared.ledger import report_death
 from shared.log import EventLog
 from shared.queue import Idempotency, rq_queue, workers
 from shared.settings import Settings

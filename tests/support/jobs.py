@@ -9,10 +9,11 @@ from redis import Redis
 from shared import events, job, names
 from shared.allotment import Allotment
 from shared.claim import Claim
+from shared.ending import Ending
 from shared.errors import JobNotFoundError
 from shared.events import AnyEvent
 from shared.job import GenerationRequest, SamplingParams
-from shared.ledger import Ending, Ledger
+from shared.ledger import Ledger
 from shared.log import Append, EventLog
 from shared.queue import Idempotency, JobQueue, Limits, Submission
 from shared.redis import connect, connect_async
