@@ -24,7 +24,7 @@ from api.errors import (
 from api.feed import Feed
 from api.relay import Admission
 from api.schemas import GenerateBody
-from api.state import State
+from api.state import State, state_of
 from api.webhooks import Webhooks
 from shared.allotment import Allotment
 from shared.errors import UnknownModelError
@@ -119,7 +119,7 @@ async def admit(
 
     Raises as `admit_all`.
     """
-    state: State = request.state.app
+    state = state_of(request)
     if background:
         body = body.model_copy(update={"background": True})
     draft = body.draft(state.settings.max_tokens)
@@ -130,8 +130,8 @@ async def admit(
 async def submitted(request: Request, body: GenerateBody, idempotency_key: str | None) -> Feed:
     """The feed of the request's job. Raises as `admit` and `Relay.submit`."""
     admission = await admit(request, body, idempotency_key)
-    state: State = request.state.app
-    return await held(request).enter_async_context(state.relay.submit(admission))
+    relay = state_of(request).relay
+    return await held(request).enter_async_context(relay.submit(admission))
 
 
 def _job(

@@ -15,7 +15,7 @@ from api.context import held
 from api.errors import StoppingError
 from api.feed import Feed
 from api.negotiation import insists_on_events
-from api.state import State
+from api.state import State, state_of
 from shared.errors import MiniVaultError, RedisUnavailableError
 
 _MAX_SEQ = 2**53 - 1
@@ -24,8 +24,7 @@ _MAX_SEQ = 2**53 - 1
 
 
 async def _state(request: Request) -> State:
-    state: State = request.state.app
-    return state
+    return state_of(request)
 
 
 StateDep = Annotated[State, Depends(_state)]

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
+from starlette.requests import Request
 
 from api.archive import Archive
 from api.attendance import Attendance
@@ -54,6 +55,11 @@ class State:
     fleet: Fleet
     webhooks: Webhooks | None
     """None: there are none here."""
+
+
+def state_of(request: Request) -> State:
+    state: State = request.state.app
+    return state
 
 
 @asynccontextmanager

@@ -15,6 +15,7 @@ from api.openapi import ADMISSION_PROBLEMS, EVENT_STREAM_CONTENT, Responses, pro
 from api.schemas import GenerateBody
 from api.shortcut import Shortcut
 from api.sse import frame
+from api.state import state_of
 from api.streams import EVENT_STREAM, PLAIN_TEXT, StreamResponse, frames, text
 from api.transcript import Transcript
 from api.views import GenerateView
@@ -84,7 +85,7 @@ async def stream(
     """
     media_type = stream_type(request.headers.get("accept"))
     feed = await submitted(request, body, idempotency_key)
-    streams = request.state.app.streams
+    streams = state_of(request).streams
     if media_type == PLAIN_TEXT:
         chunks = await while_connected(request, text(feed))
         return StreamResponse(chunks, streams, media_type=PLAIN_TEXT)
