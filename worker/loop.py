@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from shared.errors import GenerationError, MiniVaultError
-from shared.events import FinishReason, Token
+from shared.events import FinishReason
 from shared.job import now
 from shared.logging import get_logger
 from worker.engine.base import Output
 from worker.metrics import WorkerMetrics
 from worker.models import LoadedModel, Loader
 from worker.priority import stand_back
-from worker.publisher import Publisher
+from worker.publisher import Publisher, Step
 from worker.run import Outcome, Run, loading
 from worker.shelf import LoadResult, ModelShelf, Room, Told
 from worker.thread import SideThread
@@ -284,34 +284,22 @@ class EngineLoop(SideThread):
             return
         seconds = time.perf_counter() - began
         self._moved_at = time.monotonic()
-        moment, opening = now(), len(self._opening)
+        opening = len(self._opening)
         for output in outputs:
-            self._pass_on(output, moment)
-        self._publisher.send()
+            self._pass_on(output)
+        self._publisher.send(Step(model.name, seconds, now()))
         # Of a burst only the last ones: those still to open wait for the next step.
         if len(self._opening) < opening and not (self._opening or self._line):
             self._publisher.settle(_SETTLE_SECONDS)
             if opening >= len(self._runs):
                 time.sleep(_RELAY_SECONDS)
-        tokens = sum(len(output.ids) for output in outputs)
-        self._metrics.stepped(model.name, seconds, tokens)
 
-    def _pass_on(self, output: Output, moment: float) -> None:
+    def _pass_on(self, output: Output) -> None:
         run = self._runs[output.id]
         self._opening.discard(output.id)
-        if output.cached_tokens:
-            run.cached_tokens = output.cached_tokens
-            self._metrics.recalled(run)
-        if output.ids:
-            since = run.last_token_at
-            run.tick(moment)
-            self._metrics.generated(run, since)
-        if output.ids or output.text:
-            token = Token(seq=0, ids=output.ids, text=output.text, logprobs=output.logprobs)
-            self._publisher.publish(run, [token])
         if output.finish_reason is not None:
             del self._runs[output.id]
-            self._publisher.end(run, Outcome(output.finish_reason, output.error))
+        self._publisher.pass_on(run, output)
 
     def _discard(self, model: LoadedModel) -> None:
         """An engine that raised is not trusted again: its runs fail, the model is reloaded."""

@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable
-from typing import NamedTuple, cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
-import msgspec
-
-from shared.events import AnyEvent, Event, Token
+from shared.events import AnyEvent, Event
 from shared.log import Append, EventLog
+from worker.engine.base import Output
 from worker.metrics import WorkerMetrics
+from worker.numbered import Numbered
 from worker.patience import Patience
 from worker.run import Outcome, Run
 from worker.thread import SideThread
 from worker.traces import RunTraces
 
 
-class _Draft(NamedTuple):
-    """An event that has no number yet, or the end of a run."""
+class Step(NamedTuple):
+    """One that an engine has made."""
 
-    run: Run
-    event: Event | None = None
-    outcome: Outcome | None = None
+    model: str
+    seconds: float
+    ended_at: float
+    """Seconds since the epoch."""
+
+
+class _Sent(NamedTuple):
+    drafts: list[tuple[Run, Event | Output | Outcome]]
+    """Events that have no numbers yet, what a step added to a run, and ends of runs."""
+    step: Step | None
+    """That they come from."""
 
 
 class Publisher(SideThread):
@@ -53,28 +61,37 @@ class Publisher(SideThread):
         self._traces = traces
         self._on_end = on_end
         self._on_fenced = on_fenced
-        self._collected: list[_Draft] = []
-        """By the engines' thread, which alone calls `publish`, `end` and `send`."""
-        self._drafts: queue.SimpleQueue[list[_Draft] | None] = queue.SimpleQueue()
+        self._collected: list[tuple[Run, Event | Output | Outcome]] = []
+        """By the engines' thread, which alone calls what comes before `settle`."""
+        self._drafts: queue.SimpleQueue[_Sent | None] = queue.SimpleQueue()
         self._sent = self._written = 0
-        """Lists of drafts, by the engines' thread and by this one."""
+        """How often something was, by the engines' thread and by this one."""
         self._wrote = threading.Condition()
         self._patience = Patience("events")
 
     def publish(self, run: Run, events: Iterable[Event]) -> None:
         """With the next `send`."""
-        self._collected += [_Draft(run, event=event) for event in events]
+        self._collected += [(run, event) for event in events]
+
+    def pass_on(self, run: Run, output: Output) -> None:
+        """What the step that the next `send` names has added to a run.
+
+        What there is to do about it is done by this thread, while the engine's next step is under
+        way: between two steps all cores wait.
+        """
+        self._collected.append((run, output))
 
     def end(self, run: Run, outcome: Outcome) -> None:
         """Nothing more comes from this run. With the next `send`."""
-        self._collected.append(_Draft(run, outcome=outcome))
+        self._collected.append((run, outcome))
 
-    def send(self) -> None:
+    def send(self, step: Step | None = None) -> None:
         """Have what was collected go out. Once a step: else its first draft would go alone."""
-        if self._collected:
-            collected, self._collected = self._collected, []
+        if self._collected or step is not None:
+            sent = _Sent(self._collected, step)
+            self._collected = []
             self._sent += 1
-            self._drafts.put(collected)
+            self._drafts.put(sent)
 
     def settle(self, seconds: float) -> None:
         """Wait until what was sent is in the logs, but no longer than this."""
@@ -90,69 +107,61 @@ class Publisher(SideThread):
 
     def run(self) -> None:
         while (first := self._drafts.get()) is not None:
-            batch, lists = first, 1
+            batch = [first]
             closed = False
-            while not self._drafts.empty():
-                drafts = self._drafts.get()
-                if drafts is None:
+            while not (closed or self._drafts.empty()):
+                sent = self._drafts.get()
+                if sent is None:
                     closed = True
-                    break
-                batch += drafts
-                lists += 1
+                else:
+                    batch.append(sent)
             self._write(batch)
             with self._wrote:
-                self._written += lists
+                self._written += len(batch)
                 self._wrote.notify()
             if closed:
                 return
 
-    def _write(self, batch: list[_Draft]) -> None:
-        drafts = _merge(draft for draft in batch if draft.event is not None)
-        numbered: list[tuple[Run, AnyEvent]] = []
-        next_seq: dict[Run, int] = {}
-        for run, event in drafts:
-            if run.fenced:
-                continue
-            seq = next_seq.get(run, run.last_seq) + 1
-            next_seq[run] = seq
-            numbered.append((run, cast("AnyEvent", msgspec.structs.replace(event, seq=seq))))
-        appends = [Append(run.id, run.key, event) for run, event in numbered]
+    def _write(self, batch: Sequence[_Sent]) -> None:
+        numbered = Numbered()
+        for drafts, _ in batch:
+            for run, draft in drafts:
+                if not isinstance(draft, Outcome):
+                    numbered.add(run, draft)
+        self._append(numbered.events)
+        for drafts, step in batch:
+            for run, draft in drafts:
+                if not run.fenced:
+                    self._tell(run, draft, step)
+            if step is not None:
+                tokens = sum(len(draft.ids) for _, draft in drafts if isinstance(draft, Output))
+                self._metrics.stepped(step.model, step.seconds, tokens)
+
+    def _append(self, events: Sequence[tuple[Run, AnyEvent]]) -> None:
+        appends = [Append(run.id, run.key, event) for run, event in events]
         # Sending the same events again is harmless.
         replies = self._patience.insist(lambda: self._log.append_all(appends))
-        for (run, event), accepted in zip(numbered, replies, strict=True):
+        for (run, event), accepted in zip(events, replies, strict=True):
             if accepted:
                 run.note(event)
-                self._traces.published(run)
             elif not run.fenced:
                 run.fenced = True
                 self._metrics.fenced()
                 self._on_fenced(run)
-        for draft in batch:
-            if draft.outcome is not None and not draft.run.fenced:
-                self._on_end(draft.run, draft.outcome)
 
-
-def _merge(drafts: Iterable[_Draft]) -> list[tuple[Run, Event]]:
-    """Put neighbouring tokens of a run into one event; the order within a run stays.
-
-    Text without ids before them, an echoed prompt, stays an event of its own.
-    """
-    merged: dict[Run, list[tuple[Run, Event]]] = {}
-    for draft in drafts:
-        assert draft.event is not None
-        events = merged.setdefault(draft.run, [])
-        last = events[-1][1] if events else None
-        if isinstance(last, Token) and last.ids and isinstance(draft.event, Token):
-            events[-1] = (draft.run, _joined(last, draft.event))
-        else:
-            events.append((draft.run, draft.event))
-    return [pair for events in merged.values() for pair in events]
-
-
-def _joined(first: Token, second: Token) -> Token:
-    return Token(
-        seq=0,
-        ids=first.ids + second.ids,
-        text=first.text + second.text,
-        logprobs=first.logprobs + second.logprobs,
-    )
+    def _tell(self, run: Run, draft: Event | Output | Outcome, step: Step | None) -> None:
+        """Count what is in the log now, and pass on a run that has ended."""
+        if isinstance(draft, Output):
+            assert step is not None, "outputs come from steps"
+            if draft.cached_tokens:
+                run.cached_tokens = draft.cached_tokens
+                self._metrics.recalled(run)
+            if draft.ids:
+                since = run.last_token_at
+                run.tick(step.ended_at)
+                self._metrics.generated(run, since)
+                self._traces.published(run)
+            if draft.finish_reason is not None:
+                self._on_end(run, Outcome(draft.finish_reason, draft.error))
+        elif isinstance(draft, Outcome):
+            self._on_end(run, draft)

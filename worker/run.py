@@ -107,14 +107,14 @@ class Run:
         """The log has accepted `event`."""
         self.last_seq = event.seq
         match event:
+            case Token():  # of most events
+                self.ids.extend(event.ids)
+                self.text += event.text
             case Started():
                 self.starts += 1
                 self.prompt_tokens = event.prompt_tokens
             case Resumed():
                 self.starts += 1
-            case Token():
-                self.ids.extend(event.ids)
-                self.text += event.text
             case Done() | Failed() | Cancelled():
                 self.ended = event
             case Queued():
@@ -126,7 +126,7 @@ class Run:
         self.prompt_tokens = len(prompt_ids)
 
     def tick(self, moment: float) -> None:
-        """A token was generated just now."""
+        """A token was generated then."""
         self.last_token_at = moment
         self.first_token_at = self.first_token_at or moment
 

@@ -4,11 +4,11 @@ import os
 import queue
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import cast
 
 import pytest
-from msgspec.structs import replace
 
 from shared.claim import Claim
 from shared.errors import MiniVaultError, ModelUnavailableError, PromptTooLongError
@@ -21,6 +21,7 @@ from worker.loop import EngineLoop
 from worker.memory import Memory, Need
 from worker.metrics import WorkerMetrics
 from worker.models import LoadedModel, Loader
+from worker.publisher import Step
 from worker.run import Outcome, Run
 from worker.shelf import Room
 
@@ -37,6 +38,7 @@ class Published:
         """And how many events there were by then."""
         self.settled: list[int] = []
         """How many events there were whenever they were waited for."""
+        self.steps: list[Step] = []
         self.log_takes_it = threading.Event()
         self.log_takes_it.set()
 
@@ -46,8 +48,16 @@ class Published:
             for event in events:
                 run.note(cast("AnyEvent", event))
 
-    def send(self) -> None:
-        pass
+    def pass_on(self, run: Run, output: Output) -> None:
+        if output.ids or output.text:
+            token = Token(seq=0, ids=output.ids, text=output.text, logprobs=output.logprobs)
+            self.publish(run, [token])
+        if output.finish_reason is not None:
+            self.end(run, Outcome(output.finish_reason, output.error))
+
+    def send(self, step: Step | None = None) -> None:
+        if step is not None:
+            self.steps.append(step)
 
     def settle(self, seconds: float) -> None:
         assert 0 < seconds < 0.01
@@ -84,17 +94,6 @@ class Prompts:
 class RaisingEngine(FakeEngine):
     def step(self) -> list[Output]:
         raise ArithmeticError("out of memory, say")
-
-
-class RecallingEngine(FakeEngine):
-    """Has known three tokens of every prompt."""
-
-    def step(self) -> list[Output]:
-        fresh = {name for name, sequence in self._running.items() if not sequence.generated}
-        return [
-            replace(output, cached_tokens=3) if output.id in fresh else output
-            for output in super().step()
-        ]
 
 
 def fake_model(name: str) -> LoadedModel:
@@ -501,22 +500,14 @@ def test_stop_returns_what_is_unfinished(
     assert loop.stop() == [run]
 
 
-def test_what_was_known_of_a_prompt_is_told_and_counted(
-    start: Callable[..., EngineLoop], published: Published
-) -> None:
-    def load(name: str) -> LoadedModel:
-        return LoadedModel(name=name, engine=RecallingEngine(), prompts=Prompts())
-
-    metrics, runs = WorkerMetrics(), [job_run(name) for name in "ab"]
-    loop = start(loader=load, metrics=metrics)
-    for run in runs:
-        loop.submit(run)
-    wait_for(published, "a", "b")
-    for run in runs:
-        assert run.ending(published.outcomes[run.id]).usage.cached_tokens == 3
-    value = metrics.registry.get_sample_value
-    assert value("minivault_prefix_cache_hits_total", {"model": "first"}) == 2
-    assert value("minivault_prefix_cache_hit_tokens_total", {"model": "first"}) == 6
+def test_each_step_is_told(start: Callable[..., EngineLoop], published: Published) -> None:
+    begin, loop = time.time(), start()
+    loop.submit(job_run("a", length=5))
+    wait_for(published, "a")
+    assert [step.model for step in published.steps] == ["first"] * len(published.kinds("a")[1:])
+    assert all(0.001 <= step.seconds < 10 for step in published.steps)
+    moments = [begin, *(step.ended_at for step in published.steps), time.time()]
+    assert moments == sorted(moments)
 
 
 def test_a_step_waits_for_first_tokens_to_be_told_and_for_no_others(
