@@ -7,6 +7,7 @@ The others, each a command of its own:
     python -m bench.burst      32 arrivals at once; 16 long prompts into 8 running streams
     python -m bench.load       requests as a published trace has them, at random times
     python -m bench.prefix     what a prompt costs whose beginning is known
+    python -m bench.architectures    logits beside the models' own operations, on a GPU above all
     python -m bench.sizing     memory, and workers that share a machine
     python -m bench.queue_depth, bench.slow_reader, bench.history, bench.keys, bench.models, ...
 """
