@@ -10,7 +10,7 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from api.reception import Reception
-from api.shortcut import Make, offer
+from api.shortcut import Make, Written, offer
 from shared.events import Token
 from shared.logging import get_logger
 
@@ -59,7 +59,7 @@ class Connection(Reception):
         offer(cycle.scope["state"], self._write)
         super()._start_asgi_task(cycle, app)
 
-    def _write(self, make: Make, token: Token) -> bool:
+    def _write(self, make: Make, token: Token) -> Written:
         """What `uvicorn` sends for a piece of a body, if it would not have to wait.
 
         Raises what `make` does.
@@ -73,10 +73,11 @@ class Connection(Reception):
             or cycle.disconnected
             or cycle.flow.write_paused
         ):
-            return False
-        if piece := make(token):
-            self.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
-        return True
+            return Written.NOT_NOW
+        if not (piece := make(token)):
+            return Written.NOTHING
+        self.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+        return Written.PIECE
 
     def _watch(self) -> None:
         self._unsent = self.transport.get_write_buffer_size()

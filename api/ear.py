@@ -33,7 +33,7 @@ class Ear(asyncio.Protocol):
         self._take = take
         self._parser = Reader(replyError=BaseParser.parse_error)
         self._loop = asyncio.get_running_loop()
-        self._heard_at = self._loop.time()
+        self.heard_at = self._loop.time()
         self._over: asyncio.Future[None] = self._loop.create_future()
         self._due: deque[asyncio.Future[Any] | None] = deque()
         """Of each reply that is to come, who waits for it. The server answers in order."""
@@ -58,11 +58,12 @@ class Ear(asyncio.Protocol):
         return await reply
 
     def _send(self, command: tuple[Word, ...], due: Iterable[asyncio.Future[Any] | None]) -> None:
+        packed = pack_command(command)  # type: ignore[arg-type]  # its stub means any tuple
         self._due.extend(due)
         if self._over.done():
             self._give_up()
         else:
-            self._transport.write(pack_command(command))  # type: ignore[arg-type]  # its stub means any tuple
+            self._transport.write(packed)
 
     async def listen(self, silence: float) -> None:
         """Returns never.
@@ -72,14 +73,14 @@ class Ear(asyncio.Protocol):
             TimeoutError: it was silent for so many seconds.
             Exception: what `take` has raised.
         """
-        while (patience := self._heard_at + silence - self._loop.time()) > 0:
+        while (patience := self.heard_at + silence - self._loop.time()) > 0:
             done, _ = await asyncio.wait([self._over], timeout=patience)
             if done:
                 self._over.result()
         raise TimeoutError
 
     def data_received(self, data: bytes) -> None:
-        self._heard_at = self._loop.time()
+        self.heard_at = self._loop.time()
         try:
             self._parser.feed(data)
             while (reply := self._parser.gets()) is not False:
@@ -101,6 +102,10 @@ class Ear(asyncio.Protocol):
                 waiting.set_exception(reply)
             else:
                 waiting.set_result(reply)
+
+    def leave(self) -> None:
+        """Nobody listens any more: whoever waits for a reply gets none."""
+        self._end(ConnectionError("the connection is lost"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end(ConnectionError(str(exc or "closed by the server")))

@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError
+from redis.exceptions import ReadOnlyError, RedisError
 
 from api.ear import Ear, Word
 from api.inbox import Inbox
@@ -28,6 +28,9 @@ from shared.redis import CONNECT_TIMEOUT, CONNECTION_ERRORS
 
 ACKNOWLEDGE_TIMEOUT: Final = 3.0
 """Seconds that a new stream waits for its subscription."""
+ANSWER_TIMEOUT: Final = 1.5
+"""Seconds after which a connection that was asked and says nothing is given up, early enough to ask
+by another one."""
 PING_SECONDS: Final = 5.0
 """A connection that is silent for twice this long is dead."""
 RETRY_SECONDS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
@@ -37,16 +40,17 @@ log = get_logger()
 
 
 class _Channel:
-    __slots__ = ("_acknowledged", "_interrupted", "_waiting", "inboxes")
+    __slots__ = ("_interrupted", "_waiting", "acknowledged", "inboxes")
 
     def __init__(self) -> None:
         self.inboxes: set[Inbox] = set()
+        self.acknowledged = False
+        """What comes before is of an earlier subscription, and perhaps not all there was."""
         self._waiting: list[asyncio.Future[None]] = []
-        self._acknowledged = False
         self._interrupted = False
 
     async def acknowledgement(self) -> None:
-        if not self._acknowledged:
+        if not self.acknowledged:
             waiter = asyncio.get_running_loop().create_future()
             self._waiting.append(waiter)
             await waiter
@@ -55,15 +59,15 @@ class _Channel:
         if self._interrupted:
             self.mark_gap()
         self._interrupted = False
-        self._acknowledged = True
+        self.acknowledged = True
         for waiter in self._waiting:
             if not waiter.done():
                 waiter.set_result(None)
         self._waiting.clear()
 
     def interrupt(self) -> None:
-        self._interrupted = self._acknowledged or self._interrupted
-        self._acknowledged = False
+        self._interrupted = self.acknowledged or self._interrupted
+        self.acknowledged = False
 
     def mark_gap(self) -> None:
         for inbox in self.inboxes:
@@ -97,7 +101,7 @@ class Subscriptions:
     def open(self, job_id: str) -> Inbox:
         """An inbox that gets every message published once `acknowledged` has returned.
 
-        Until we no longer hear, and perhaps some from before. Whoever has got it closes it.
+        Until we no longer hear, and perhaps some from just before. Whoever has got it closes it.
         """
         name = names.channel(job_id).encode()
         channel = self._channels.get(name)
@@ -142,9 +146,22 @@ class Subscriptions:
             RedisError: the server refused, or can't be reached.
         """
         if self._ear is not None and self._ear.tells_apart:
-            with suppress(*CONNECTION_ERRORS):
+            loop = asyncio.get_running_loop()
+            watch = loop.call_later(ANSWER_TIMEOUT, self._doubt, self._ear, loop.time())
+            try:
                 return await self._ear.ask(*command)
+            except ReadOnlyError:
+                self._suspect.set()  # it is the primary no more
+            except CONNECTION_ERRORS:
+                pass
+            finally:
+                watch.cancel()
         return await self._redis.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py's
+
+    def _doubt(self, ear: Ear, since: float) -> None:
+        """It was asked something then."""
+        if ear is self._ear and ear.heard_at < since:
+            self._suspect.set()
 
     def wake(self) -> None:
         """Have every stream look up from its inbox now."""
@@ -185,7 +202,9 @@ class Subscriptions:
             except* Exception:
                 log.exception("pub/sub failed")
             finally:
-                self._ear = None
+                if self._ear is not None:
+                    self._ear.leave()
+                    self._ear = None
                 self._owed.clear()
                 for channel in self._channels.values():
                     channel.interrupt()
@@ -218,7 +237,10 @@ class Subscriptions:
     def _dispatch(self, kind: bytes, name: bytes, payload: bytes) -> None:
         if kind == b"subscribe":
             self._acknowledge(name)
-        elif kind == b"message" and (channel := self._channels.get(name)):
+        elif kind == b"message":
+            channel = self._channels.get(name)
+            if channel is None or not channel.acknowledged:
+                return
             try:
                 event = events.decode(payload)
             except DecodeError:

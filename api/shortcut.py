@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import Enum, auto
 from typing import Any, Final, TypeAlias
 from weakref import WeakMethod
 
@@ -13,8 +14,20 @@ from shared.events import Token
 
 Make: TypeAlias = Callable[[Token], bytes]
 """A token as a piece of its stream; empty where it tells the client nothing."""
-Write: TypeAlias = Callable[[Make, Token], bool]
-"""Send a piece of the body that is under way. False: not now, and then nothing was made."""
+
+
+class Written(Enum):
+    """What has become of a token."""
+
+    NOT_NOW = auto()
+    """Nothing was made of it."""
+    NOTHING = auto()
+    """It tells the client nothing."""
+    PIECE = auto()
+
+
+Write: TypeAlias = Callable[[Make, Token], Written]
+"""Send a piece of the body that is under way."""
 Shorten: TypeAlias = Callable[[Callable[[], None]], None]
 """Open the short way. What it gets is called for each piece that takes it."""
 _WRITE: Final = "write"
@@ -53,9 +66,9 @@ class Shortcut:
                     written = write(make, token)
                 except Exception:  # noqa: BLE001 (happens again where the stream's task meets it)
                     return False
-                if written:
+                if written is Written.PIECE:
                     sent()
-                return written
+                return written is not Written.NOT_NOW
 
             feed.shorten(passed_on)
 

@@ -10,7 +10,7 @@ import pytest
 from redis import Redis
 
 from api.connection import Connection
-from api.shortcut import Make
+from api.shortcut import Make, Written
 from shared.events import Token
 from shared.settings import Settings
 from tests.support.api import running_api, stream, text_of
@@ -27,10 +27,10 @@ def short(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     taken: list[int] = []
     write = Connection._write
 
-    def watched(self: Connection, make: Make, token: Token) -> bool:
-        if can := write(self, make, token):
+    def watched(self: Connection, make: Make, token: Token) -> Written:
+        if (written := write(self, make, token)) is not Written.NOT_NOW:
             taken.append(token.seq)
-        return can
+        return written
 
     monkeypatch.setattr(Connection, "_write", watched)
     return taken
@@ -73,7 +73,7 @@ def test_what_tells_an_openai_client_nothing_is_no_chunk(
 def test_what_can_not_be_made_a_piece_fails_its_own_stream_alone(
     url: str, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stumble(*_: object) -> bool:
+    def stumble(*_: object) -> Written:
         raise ValueError
 
     monkeypatch.setattr(Connection, "_write", stumble)
