@@ -42,7 +42,7 @@ test-sdks: $(VENV)/.dev .cache/sdks/.installed ## OpenAI's SDKs, LangChain, Lite
 test-proxy: $(VENV)/.dev ## Stream through nginx, Caddy and Traefik, which it needs; PROXIES=nginx for some
 	@PROXIES="$(PROXIES)" $(BIN)/python -m pytest tests/proxy
 
-test-remote: $(VENV)/.dev ## Redis behind Sentinel, and over TLS: needs openssl
+test-remote: $(VENV)/.dev ## Redis over TLS: needs openssl
 	@$(BIN)/python -m pytest tests/remote
 
 test-hosts: $(VENV)/.dev ## Workers on two hosts, cut off and killed: needs Linux, root, iproute2

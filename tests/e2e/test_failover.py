@@ -1,4 +1,4 @@
-"""Redis Sentinel names another primary in mid-stream. Run by `make test-remote`.
+"""Redis Sentinel names another primary in mid-stream.
 
 Replication is asynchronous: what the replica had not got is lost. This shows that the service
 goes on by itself, and that every log is whole again; it can't show that nothing is ever lost.
