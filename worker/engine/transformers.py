@@ -120,7 +120,7 @@ class TransformersEngine:
         else:
             forward = self._forward
             budget = self._pace.budget(
-                decoding, len(prefilling), ragged=forward.ragged, at_once=forward.at_once
+                decoding, prefilling, ragged=forward.ragged, at_once=forward.at_once
             )
             prefill = self._chunks(prefilling, budget)
         together = [prefill + decode] if self._forward.ragged else [prefill, decode]
