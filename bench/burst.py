@@ -98,7 +98,10 @@ def _disturb(driver: Driver, arguments: argparse.Namespace, dice: Random) -> Dis
     streams = driver.run([*running, *long])
     if failed := sum(stream.failed for stream in streams):
         sys.exit(f"{failed} of {len(streams)} streams failed.")
-    return disturbance(streams[: len(running)], streams[len(running) :])
+    ran, came = streams[: len(running)], streams[len(running) :]
+    if max(stream.arrivals[-1] for stream in ran) <= min(stream.started for stream in came):
+        sys.exit("No stream ran any more when the long prompts came: lower --alone.")
+    return disturbance(ran, came)
 
 
 def disturbance(running: Sequence[Stream], long: Sequence[Stream]) -> Disturbance:
