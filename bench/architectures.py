@@ -79,9 +79,9 @@ def compared(kind: str, own: dict[str, Any], settings: Settings) -> list[str]:
     texts = [dice.choices(range(5, _VOCABULARY), k=length + 100) for length in _LENGTHS]
     ends: tuple[int, ...] = _LENGTHS
 
-    def alike(steps: Sequence[Step]) -> str:
+    def alike(steps: Sequence[Step]) -> float:
         computed = path(list(steps)).clone()
-        return f"{_cosine(computed, _one_by_one(eager, steps)):.4f}"
+        return _cosine(computed, _one_by_one(eager, steps))
 
     def next_tokens(counts: Sequence[int]) -> list[Step]:
         return [
@@ -89,7 +89,7 @@ def compared(kind: str, own: dict[str, Any], settings: Settings) -> list[str]:
             for row, count in enumerate(counts)
         ]
 
-    prompts = [alike([Step(row, 0, texts[row][:end])]) for row, end in enumerate(ends)]
+    prompts = min(alike([Step(row, 0, texts[row][:end])]) for row, end in enumerate(ends))
     decoded = alike(next_tokens([1] * len(ends)))
     ends = tuple(end + 1 for end in ends)
     mixed = alike(next_tokens(_MORE))
@@ -97,8 +97,8 @@ def compared(kind: str, own: dict[str, Any], settings: Settings) -> list[str]:
     last = next_tokens([1] * len(ends))
     path.move(1, len(ends), ends[1])
     elsewhere = Step(len(ends), ends[1], last[1].tokens)
-    moved = f"{_cosine(path([elsewhere]).clone(), _one_by_one(eager, [last[1]])):.4f}"
-    return [type(path).__name__, min(prompts), decoded, mixed, moved]
+    moved = _cosine(path([elsewhere]).clone(), _one_by_one(eager, [last[1]]))
+    return [type(path).__name__, *(f"{each:.4f}" for each in (prompts, decoded, mixed, moved))]
 
 
 def _one_by_one(eager: Forward, steps: Sequence[Step]) -> Tensor:

@@ -66,19 +66,14 @@ def _usual(command: list[bytes]) -> bytes:
         case b"PING":
             return b"+PONG\r\n"
         case b"SUBSCRIBE" | b"UNSUBSCRIBE" as name:
-            return b"".join(_push(name.lower(), channel, b":1") for channel in command[1:])
+            return b"".join(pushed(name.lower(), channel) for channel in command[1:])
     return b"+OK\r\n"
 
 
 def message(channel: bytes, payload: bytes) -> bytes:
-    return _push(b"message", channel, b"$%d\r\n%b" % (len(payload), payload))
+    return pushed(b"message", channel, b"$%d\r\n%b" % (len(payload), payload))
 
 
-def _push(kind: bytes, channel: bytes, last: bytes) -> bytes:
-    return b">3\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n%b\r\n" % (
-        len(kind),
-        kind,
-        len(channel),
-        channel,
-        last,
-    )
+def pushed(kind: bytes, channel: bytes, last: bytes = b":1") -> bytes:
+    words = b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in (kind, channel))
+    return b">3\r\n%b%b\r\n" % (words, last)

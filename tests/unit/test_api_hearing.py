@@ -12,7 +12,13 @@ from api.hub import Subscriptions
 from shared import events, names
 from shared.events import Token
 from tests.support.poll import until_async
-from tests.support.pretended_redis import SILENCE, PretendedRedis, message, pretended_redis
+from tests.support.pretended_redis import (
+    SILENCE,
+    PretendedRedis,
+    message,
+    pretended_redis,
+    pushed,
+)
 
 JOB = "job-x"
 CHANNEL = names.channel(JOB).encode()
@@ -76,7 +82,7 @@ async def test_one_that_is_slow_but_speaks_is_kept(
 
     def slow(_: int, command: list[bytes]) -> bytes | None:
         if command[0] == b"EVALSHA":
-            time.sleep(0.3)
+            time.sleep(0.3)  # the server's own thread: its silence is what is tested
         return None
 
     server.rule = slow
@@ -120,9 +126,8 @@ async def test_what_an_earlier_subscription_still_brings_is_not_heard(
             case [b"UNSUBSCRIBE", _]:
                 return message(CHANNEL, token(1))
             case [b"SUBSCRIBE", _] if subscribed:
-                pushed = b">3\r\n$9\r\nsubscribe\r\n$%d\r\n%b\r\n:1\r\n" % (len(CHANNEL), CHANNEL)
-                gone = pushed.replace(b"$9\r\nsubscribe", b"$11\r\nunsubscribe")
-                return gone + pushed + message(CHANNEL, token(3))
+                gone = pushed(b"unsubscribe", CHANNEL)
+                return gone + pushed(b"subscribe", CHANNEL) + message(CHANNEL, token(3))
         return None
 
     subscribed: list[bool] = []

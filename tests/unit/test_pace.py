@@ -116,7 +116,7 @@ def test_one_slow_pass_changes_little_and_many_change_all() -> None:
     steady = [(1, 0, 0.050), (1, 20, 0.060)] * 30
     usual = taught(steady).budget(OLD, LONG, ragged=True, at_once=256)
     disturbed = taught([*steady, (1, 0, 0.100)]).budget(OLD, LONG, ragged=True, at_once=256)
-    assert usual < disturbed < 1.3 * usual
+    assert usual < disturbed <= 1.2 * usual
     slower = taught([*steady, *[(1, 0, 0.150)] * 30])
     assert slower.budget(OLD, LONG, ragged=True, at_once=256) == pytest.approx(3 * usual, rel=0.05)
 
